@@ -49,7 +49,8 @@ class OptunaSweeper(Sweeper):
         Raises ``ConfigError`` if the stored study is about something else or its database can't be opened.
         """
         from digitlab.sweeps.search.settings import search_plan
-        from digitlab.sweeps.search.study import SharedStudy, Study
+        from digitlab.sweeps.search.shared_study import SharedStudy
+        from digitlab.sweeps.search.study import Study
 
         assert self.config is not None
         assert self.hydra_context is not None

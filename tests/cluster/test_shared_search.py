@@ -16,7 +16,7 @@ pytest.importorskip("optuna")
 
 import optuna
 
-from digitlab.sweeps.search.study import SharedStudy
+from digitlab.sweeps.search.shared_study import SharedStudy
 
 pytestmark = pytest.mark.xdist_group("databases")
 

@@ -2,19 +2,15 @@
 
 A trial is one choice of values for the searched keys, and a study is the stored state of a search with all its trials.
 The sweeper in ``hydra_plugins.digitlab_optuna`` calls ``round`` and ``tell`` in turn until the search is over. If the
-process is killed, the same command resumes with the trials that were running. Several processes, called workers, can
-share a search: see ``SharedStudy``.
+process is killed, the same command resumes with the trials that were running. Several processes can share a search: see
+``search.shared_study``.
 """
 
-import logging
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from digitlab.config.metrics import metric_direction
@@ -22,21 +18,13 @@ from digitlab.core.errors import ConfigError, RunError
 from digitlab.sweeps.search.samplers import NumberedSampler
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Parameter, Space, Value
-from digitlab.sweeps.search.storage import check_shared_storage, open_study, retry_until_answered
-from digitlab.sweeps.search.workers import Observer, Worker
-
-log = logging.getLogger(__name__)
+from digitlab.sweeps.search.storage import open_study
 
 _DATABASE = "search.db"
 # The name of a trial's attribute in the database: the folder of the sweep that runs it.
-_FOLDER = "folder"
+FOLDER = "folder"
 # The name of the study's attribute that holds what must be equal for its trials to be comparable.
 _IDENTITY = "search"
-# The names of attributes of a trial of a shared search: the worker that runs it, and whether it was discarded (taken
-# out of the search), because its worker died or because there were enough trials.
-_WORKER, _DISCARDED = "worker", "put_back"
-# How often a worker without a trial looks for one.
-_IDLE_SECONDS = 1.0
 
 
 class Study:
@@ -117,14 +105,14 @@ class Study:
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
         """Return whether a process that worked in this folder was killed while it ran ``trial``."""
         # A trial without a folder is left out: its process died in ``_ask``, perhaps before all its values were stored.
-        return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(_FOLDER) == str(self._folder.resolve()))
+        return bool(trial.state == TrialState.RUNNING and trial.user_attrs.get(FOLDER) == str(self._folder.resolve()))
 
     def _ask(self) -> optuna.Trial:
         """Let Optuna choose the values of a new trial, and mark it with the folder of this sweep."""
         self._study.sampler = NumberedSampler(self._plan)
         trial = self._study.ask(self._distributions)
         # ``_is_unfinished`` finds the trial by this mark if this process is killed.
-        trial.set_user_attr(_FOLDER, str(self._folder.resolve()))
+        trial.set_user_attr(FOLDER, str(self._folder.resolve()))
         return trial
 
     def tell(self, number: int, value: float | None) -> None:
@@ -140,130 +128,6 @@ class Study:
 
     def close(self) -> None:
         """Nothing to close: one process alone works on this study."""
-
-
-class SharedStudy(Study):
-    """A study on which several processes work at the same time, on one machine or on several.
-
-    These processes are workers, and each trial is run by one of them. A worker does not wait for the trials of the
-    others. Only when no new trial is left, it stays until all have ended, because it takes over the trials of a worker
-    that dies.
-    """
-
-    def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
-        assert plan.settings.storage is not None
-        check_shared_storage(plan.settings.storage)
-        super().__init__(folder, plan, fingerprint=fingerprint, metric=metric)
-        dead_after = plan.settings.dead_after_s
-        self._worker = Worker(self._storage, self._study._study_id, dead_after=dead_after)
-        self._observer = Observer(dead_after=dead_after, answering_since=self._worker.answering_since)
-        self._worker.start()
-
-    @property
-    def ended(self) -> int:
-        return sum(trial.state.is_finished() for trial in self._counted())
-
-    def round(self, size: int) -> dict[int, dict[str, Value]]:
-        """Return the values of at most ``size`` trials to run next, by trial number; none if all trials have ended.
-
-        While other workers run the last trials, it waits, because it takes over the trials of a worker that dies.
-        """
-        while True:
-            chosen = self._claim(size)
-            if chosen or self.ended >= self._plan.trials:
-                return chosen
-            time.sleep(_IDLE_SECONDS)
-
-    def _claim(self, size: int) -> dict[int, dict[str, Value]]:
-        """Take at most ``size`` trials for this worker, and return their values by trial number."""
-        chosen: dict[int, dict[str, Value]] = {}
-        # First, because a trial of a dead worker never ends, and neither would the search if nobody ran it again.
-        self._put_back_lost_trials()
-        while len(chosen) < size:
-            trials = self._counted()
-            # A trial waits if it was put back. If there are enough trials, ask only for a waiting one: if there is one,
-            # Optuna returns it instead of a new one.
-            if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
-                break
-            trial = retry_until_answered(self._ask)
-            # Two workers that ask for the last trial at the same time get two trials, so the later one is discarded.
-            if sum(other.number < trial.number for other in self._counted()) >= self._plan.trials:
-                self._discard(trial.number)
-            else:
-                chosen[trial.number] = trial.params
-        return chosen
-
-    def _ask(self) -> optuna.Trial:
-        trial = super()._ask()
-        trial.set_user_attr(_WORKER, self._worker.name)
-        return trial
-
-    def _put_back_lost_trials(self) -> None:
-        """Queue the trials of dead workers again: discard each of them, and add a waiting trial with its values."""
-        attributes = retry_until_answered(lambda: self._study.user_attrs)
-        for trial in self._trials():
-            # If a worker died between asking for a trial and marking it, the trial has no worker's name.
-            worker = trial.user_attrs.get(_WORKER, f"trial {trial.number}")
-            if trial.state != TrialState.RUNNING or worker == self._worker.name:
-                continue
-            # If several workers find the trial, only the one that discards it may queue it again.
-            if not self._observer.is_dead(worker, attributes) or not self._discard(trial.number):
-                continue
-            # If a worker died before it had stored all values, there is nothing to repeat: ``_claim`` asks for a new
-            # trial instead.
-            if trial.params.keys() == self._distributions.keys():
-                log.warning("the worker of trial %d has died: the trial is run again", trial.number)
-                retry_until_answered(partial(self._study.enqueue_trial, trial.params))
-
-    def _discard(self, number: int) -> bool:
-        """Take a trial out of the search; False if another worker did so first, or if the trial has ended."""
-
-        def discard() -> bool:
-            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-            try:
-                # The mark comes first. Another worker that reads between the two calls would otherwise see a trial that
-                # failed, and count it as a result of the search.
-                self._storage.set_trial_user_attr(trial_id, _DISCARDED, True)
-                # The database lets only one worker end a trial.
-                return bool(self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
-            except UpdateFinishedTrialError:
-                return False
-
-        return retry_until_answered(discard)
-
-    def _counted(self) -> list[FrozenTrial]:
-        """Return the trials that count towards the search: all that were not taken out of it."""
-        return [
-            trial
-            for trial in self._trials()
-            if trial.state != TrialState.FAIL or not trial.user_attrs.get(_DISCARDED, False)
-        ]
-
-    def _trials(self) -> list[FrozenTrial]:
-        return retry_until_answered(super()._trials)
-
-    def tell(self, number: int, value: float | None) -> None:
-        """Store the monitored value of a trial; None means that the trial failed."""
-        try:
-            retry_until_answered(lambda: super(SharedStudy, self).tell(number, value))
-        except (UpdateFinishedTrialError, ValueError):
-            # Other workers wrongly counted this one as dead and queued the trial again. The worker that gets it will
-            # find the finished run, so no result is lost.
-            if not self._is_finished(number):
-                raise
-
-    def _is_finished(self, number: int) -> bool:
-        return any(trial.number == number and trial.state.is_finished() for trial in self._trials())
-
-    def close(self) -> None:
-        """Free the trials of this worker, and log in which other folders there are runs of this search."""
-        self._worker.stop()
-        folder = str(self._folder.resolve())
-        other_folders = {trial.user_attrs.get(_FOLDER, folder) for trial in self._counted()} - {folder}
-        if other_folders:
-            log.warning("the table has only the runs in %s; others are in %s", folder, ", ".join(sorted(other_folders)))
-        # A server limits the number of open connections, and a Python session may continue for a long time.
-        self._storage.engine.dispose()
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
