@@ -2,7 +2,7 @@
 # add requirements-dev.lock.
 #   make train ARGS="model=mlp data=cifar10"     PYTHON=python3.12 chooses the interpreter of .venv
 
-.PHONY: help install dev train test test-fast main-tests unit-tests test-cluster test-extra test-extra-short test-minimums test-notebooks test-systems test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps bench-setup cluster compare-revisions gpu-check performance tensorboard lock release clean
+.PHONY: help install dev train test test-fast main-tests unit-tests test-cluster test-extra test-long test-minimums test-notebooks test-systems test-instruction-sets mutations torture lint lint-systems docs notebooks bench bench-members bench-sweeps bench-setup cluster compare-revisions gpu-check performance tensorboard lock release clean
 
 # make passes only these variables on. `make train model=lenet` would train the default network without a warning.
 UNUSED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -66,14 +66,14 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-test-extra: $(DEV) ## run what `make test` leaves out: compiler, documentation, browser, pretended GPU, instruction sets
-	$(PYTEST) --dist loadgroup -m extra $(ARGS)
-	$(MAKE) test-instruction-sets
-
-# The selection for every change (.ci/run). While tests wait for the cluster, the other process goes on.
-test-extra-short: $(DEV) ## run a part of test-extra and test-cluster: the tests marked short, and one instruction set
-	$(PYTEST) --dist loadgroup -m "(extra or cluster) and short" -rs $(ARGS)
+# Three processes, because tests wait for SLURM, for servers and for the browser.
+test-extra: $(DEV) ## run tests with a browser, compiler, pretended GPU, SLURM or databases, and with an old instruction set
+	$(PYTEST) -n 3 --dist loadgroup -m "(extra or cluster) and not long" -rs $(ARGS)
 	INSTRUCTION_SETS=default:SSE41:none:1 $(MAKE) test-instruction-sets
+
+test-long: $(DEV) ## run what `make test` and `make test-extra` leave out: an hour or more
+	$(PYTEST) --dist loadgroup -m "(extra or cluster) and long" $(ARGS)
+	$(MAKE) test-instruction-sets test-notebooks test-systems
 
 test-cluster: $(DEV) ## run all tests that need SLURM and database servers on this machine, as root
 	$(PYTEST) --dist loadgroup -m cluster tests/cluster $(ARGS)

@@ -70,7 +70,10 @@ def torture(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Fix torch's global seed, so that random numbers do not depend on the order of the tests."""
-    torch.manual_seed(0)
+    # Not ``torch.manual_seed``: without a GPU in use it keeps the stack of its caller, which takes 2 ms in each test.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def test_an_invalid_setting_ends_train_py_with_one_line_and_code_2(argument, lin
     assert ended.returncode == 2
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [

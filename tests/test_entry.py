@@ -83,6 +83,7 @@ def test_a_run_prints_its_result_and_its_folder_and_nothing_else(process, reques
     assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing is written to the working directory"
 
 
+@pytest.mark.extra
 def test_a_relative_resume_folder_is_relative_to_the_working_directory(train_py, tmp_path):
     arguments = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.progress_bar=false", "test=none"]
     train_py(*arguments, f"hydra.run.dir={tmp_path}/run")

@@ -82,6 +82,7 @@ def test_a_sweep_whose_options_all_have_the_key_is_planned(arguments, train_py, 
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.extra
 def test_a_sweep_without_a_list_of_values_says_that_nothing_is_swept(train_py, tmp_path):
     command = ["-m", "model=linear", "sweep.dry_run=true", f"hydra.sweep.dir={tmp_path}/sweep"]
     ended = train_py(*command)

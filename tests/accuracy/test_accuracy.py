@@ -49,6 +49,7 @@ def failures(train_py, recipe, folder):
     return lines
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_learning_is_as_good_as_it_was(train_py, tmp_path, recipe):
     if not data_is_there(recipe):

@@ -108,6 +108,7 @@ def test_an_object_keeps_its_weights_and_every_run_starts_from_them(small, image
     torch.testing.assert_close(slow.model("last").network.state_dict(), before)
 
 
+@pytest.mark.extra
 def test_frozen_and_lazy_layers_work(small, images, tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 8), nn.Tanh(), nn.LazyLinear(CLASSES))
     network[1].requires_grad_(False)

@@ -138,6 +138,7 @@ def test_images_of_another_kind_are_refused(images, message):
         as_pixels(images, facts=MNIST_FACTS, deskewed=False)
 
 
+@pytest.mark.extra
 def test_figures_and_reports(run, tmp_path):
     figure = run.figure("confusion_matrix")
     assert len(figure.axes) >= 2

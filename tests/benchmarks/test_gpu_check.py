@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from digitlab.config.compose import ROOT
 from gpu_checks.targets import TARGETS
 
@@ -27,7 +25,6 @@ def check(folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
     return ended.returncode, ended.stdout + ended.stderr, json.loads((folder / "made/gpu.json").read_text())
 
 
-@pytest.mark.short
 def test_the_dry_run_passes(tmp_path: Path) -> None:
     code, output, report = check(tmp_path, "--budget", "500")
     failed = {name: result for name, result in report["checks"].items() if result["status"] == "failed"}

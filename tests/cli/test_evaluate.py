@@ -25,7 +25,7 @@ def rows(out):
     return [re.findall(r"[\d.]+", line) for line in out.splitlines() if re.match(r"│ +\d ", line)]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.extra
 def test_all_severities_give_a_table_and_a_figure(digitlab, run):
     code, out, err = digitlab("evaluate", run, "--corrupt", "noise", "--device", "cpu")
     assert (code, err) == (0, "")
@@ -38,6 +38,7 @@ def test_all_severities_give_a_table_and_a_figure(digitlab, run):
         assert min(figure.size) > 500
 
 
+@pytest.mark.extra
 def test_a_figure_is_overwritten_only_with_force(digitlab, run):
     path = run / "figures" / "corrupt_invert_mnist.png"
     path.parent.mkdir()

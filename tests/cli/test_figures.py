@@ -66,6 +66,7 @@ def drawn(trained, tmp_path_factory):
     return folder, int(exit_.value.code or 0), out.getvalue(), err.getvalue()
 
 
+@pytest.mark.extra
 def test_a_linear_run_gets_every_figure_that_applies(drawn):
     run, code, out, err = drawn
     total = len(EVERY_RUN | WITH_BATCH_LOG | GIFS) + 3
@@ -102,6 +103,7 @@ def test_force_overwrites(digitlab, run):
     assert (run / "figures" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.extra
 def test_chosen_figures_are_drawn_in_the_order_of_the_command_and_no_others(digitlab, run, tmp_path):
     names = ["confusion_matrix", "history_epochs"]
     code, out, err = digitlab(
@@ -123,7 +125,7 @@ def test_an_unknown_figure_is_refused_and_the_nearest_is_named(digitlab, run):
 WEIGHTS = ("weights_outputs", "weights_units", "weights_filters")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.extra
 @pytest.mark.parametrize(("model", "made"), [("lenet", "weights_filters"), ("mlp_dropout", "weights_units")])
 def test_figures_of_weights_that_do_not_apply_are_skipped(digitlab, make_run, tmp_path, model, made):
     folder = make_run(tmp_path / "run", f"model={model}", "trainer.max_epochs=1")
@@ -223,6 +225,7 @@ def fashion(make_run, tmp_path_factory, data_root):
     return make_run(folder, "model=linear", "data=fashion_mnist", f"data.root={data_root}")
 
 
+@pytest.mark.extra
 def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, fashion):
     shutil.copy(fashion / "checkpoints" / "best.ckpt", run / "checkpoints" / "best.ckpt")
     code, out, err = digitlab("figures", run)

@@ -8,6 +8,7 @@ def run(make_run, tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "linear", "model=linear")
 
 
+@pytest.mark.extra
 def test_the_report_is_written_into_the_folder_and_overwritten_only_with_force(digitlab, run):
     path = run / "report.html"
     code, out, err = digitlab("report", run)

@@ -48,10 +48,10 @@ def skip_delay(cluster, *job_ids):
 @pytest.mark.parametrize(
     ("cluster", "partition"),
     [
-        pytest.param("plain", "cpu", marks=pytest.mark.short),
-        ("plain", "graceful"),
-        ("accounting", "cpu"),
-        pytest.param("accounting", "graceful", marks=pytest.mark.short),
+        ("plain", "cpu"),
+        pytest.param("plain", "graceful", marks=pytest.mark.long),
+        pytest.param("accounting", "cpu", marks=pytest.mark.long),
+        ("accounting", "graceful"),
     ],
     indirect=["cluster"],
 )
@@ -67,7 +67,6 @@ def test_a_preempted_job_saves_and_resumes(cluster, held_sweep, check, partition
     check(ended, again=[0])
 
 
-@pytest.mark.short
 def test_a_lost_node(cluster, held_sweep, check):
     """The run continues on the node that is left."""
     held_sweep.start("0,1", WHOLE_NODE)
@@ -84,7 +83,6 @@ def test_a_lost_node(cluster, held_sweep, check):
     check(ended, again=[0])
 
 
-@pytest.mark.short
 def test_a_delayed_requeue(cluster, held_sweep, check):
     """The command waits for a job that the cluster has queued again for later, and does not submit it anew."""
     command = held_sweep.start("0,1", WHOLE_NODE)
@@ -102,7 +100,6 @@ def test_a_delayed_requeue(cluster, held_sweep, check):
     check(ended, again=[0])
 
 
-@pytest.mark.short
 def test_a_job_at_its_time_limit(cluster, held_sweep, check):
     """SLURM sends submitit's signal before the limit; the job saves and queues itself again."""
     # The limits are far away until the job is at the gate, so that a slow machine passes too. Submitit counts every
@@ -124,7 +121,6 @@ def test_a_job_at_its_time_limit(cluster, held_sweep, check):
     assert "this job is timed-out" in log, "it counts towards max_num_timeout"
 
 
-@pytest.mark.short
 def test_a_limit_of_jobs_at_the_same_time(cluster, held_sweep, check):
     command = held_sweep.start("0,1,2", "array_parallelism=2", "cpus_per_task=1")
     held_sweep.held(0, 1)
@@ -140,7 +136,7 @@ def test_a_limit_of_jobs_at_the_same_time(cluster, held_sweep, check):
     check(held_sweep.finish(), runs=3)
 
 
-@pytest.mark.parametrize("cluster", [pytest.param("plain", marks=pytest.mark.short), "accounting"], indirect=True)
+@pytest.mark.parametrize("cluster", ["plain", pytest.param("accounting", marks=pytest.mark.long)], indirect=True)
 def test_dead_and_cancelled_jobs_are_reported_and_run_again(cluster, held_sweep, check):
     command = held_sweep.start("0,1", "cpus_per_task=1")
     held_sweep.held(0, 1)
@@ -172,7 +168,7 @@ def unseen_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
 
-@pytest.mark.parametrize("locks", [pytest.param("seen", marks=pytest.mark.short), "unseen"])
+@pytest.mark.parametrize("locks", ["seen", pytest.param("unseen", marks=pytest.mark.long)])
 def test_a_command_that_is_killed_and_given_again(cluster, held_sweep, check, locks, request):
     """It finds the job that runs and the one that waits, and submits neither again."""
     if locks == "unseen":
@@ -188,7 +184,6 @@ def test_a_command_that_is_killed_and_given_again(cluster, held_sweep, check, lo
     check(ended)
 
 
-@pytest.mark.short
 def test_a_restarted_controller(cluster, held_sweep, check):
     """The runs end while the controller is away; it learns so when it is back, and then the command does."""
     held_sweep.start("0,1", WHOLE_NODE)
@@ -206,7 +201,6 @@ def test_a_restarted_controller(cluster, held_sweep, check):
     assert all("SLURM's controller does not answer" in line for line in lines)
 
 
-@pytest.mark.short
 def test_a_job_that_is_queued_again_after_its_end(cluster, held_sweep, check):
     """As after a preemption that comes while the job ends: it has nothing to do, and its result stays."""
     held_sweep.start("0,1", WHOLE_NODE)

@@ -114,7 +114,6 @@ def completed(name, url):
     return done
 
 
-@pytest.mark.short
 def test_four_processes_share_a_search_although_one_dies_and_the_server_restarts(workers, server, url):
     processes, logs = workers(4, "n_trials=16", "sampler=tpe")
     wait_until(lambda: all(lines([log], "told") for log in logs))
@@ -132,6 +131,7 @@ def test_four_processes_share_a_search_although_one_dies_and_the_server_restarts
     assert [chosen for _, chosen in asked if chosen not in done] == [], "the trial of the dead worker is run again"
 
 
+@pytest.mark.long
 @ON_SQLITE
 def test_a_grid_gives_each_point_to_one_worker(workers):
     space = ("optimizer.lr=0.1,0.01,0.001", "model.dropout=range(0,0.35,0.1)")
@@ -141,6 +141,7 @@ def test_a_grid_gives_each_point_to_one_worker(workers):
     assert len(points) == len(set(points)) == 12
 
 
+@pytest.mark.long
 @ON_SQLITE
 def test_a_worker_does_not_wait_for_a_slow_one(workers):
     def pause(logs, worker):
@@ -153,6 +154,7 @@ def test_a_worker_does_not_wait_for_a_slow_one(workers):
     assert len(lines(logs[:1], "told")) == 1
 
 
+@pytest.mark.long
 @ON_SQLITE
 def test_a_worker_that_ends_leaves_its_trials_to_the_others(workers):
     """SIGTERM ends a worker as Ctrl-C does; the others need not wait until it counts as dead."""
@@ -170,6 +172,7 @@ def test_a_worker_that_ends_leaves_its_trials_to_the_others(workers):
     assert len(lines(logs[1:], "told")) == 4
 
 
+@pytest.mark.long
 def test_commands_on_one_machine_share_a_search(background, tmp_path):
     folder = tmp_path / "sweep"
     words = (

@@ -35,7 +35,6 @@ def listening(pid):
     return found
 
 
-@pytest.mark.short
 @pytest.mark.parametrize("cluster", ["plain", "accounting"], indirect=True)
 def test_the_cluster_listens_on_the_loopback_interface_only(cluster, tmp_path):
     """Its daemons, with accounting also the database, and what a job starts."""
@@ -48,7 +47,6 @@ def test_the_cluster_listens_on_the_loopback_interface_only(cluster, tmp_path):
     assert set(addresses) == {"0100007F"}
 
 
-@pytest.mark.short
 def test_a_cluster_leaves_no_process_behind():
     if reason := missing_slurm():
         pytest.skip(f"no SLURM cluster: {reason}")
@@ -64,7 +62,6 @@ def test_a_cluster_leaves_no_process_behind():
     assert not cluster.folder.exists()
 
 
-@pytest.mark.short
 def test_a_refused_submission_is_one_line(cluster, held_sweep, one_line):
     ended = held_sweep.start("0,1", "mem_gb=8").wait()
     assert ended.code == 1
@@ -73,6 +70,7 @@ def test_a_refused_submission_is_one_line(cluster, held_sweep, one_line):
     assert "check hydra.launcher.mem_gb" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_run_on_two_tasks_of_a_job_ends_with_one_line_when_one_dies(cluster, held_sweep, tmp_path, one_line):
     gate = held_sweep.gate
     folder, log, err = tmp_path / "run", tmp_path / "out", tmp_path / "err"
@@ -101,6 +99,7 @@ def ended(cluster, err):
     return states == {"FAILED"}
 
 
+@pytest.mark.long
 def test_populations_are_jobs(cluster, tmp_path, background):
     folder = tmp_path / "sweep"
     words = (

@@ -53,7 +53,6 @@ def running(pool):
         thread.join(HUNG_SECONDS)
 
 
-@pytest.mark.short
 def test_jobs_at_the_same_time_have_different_gpus(batch, running, tmp_path):
     names = [str(tmp_path / f"started{number}") for number in range(2)]
     thread, outcomes = running(
@@ -67,7 +66,6 @@ def test_jobs_at_the_same_time_have_different_gpus(batch, running, tmp_path):
     assert sorted(returns[0] for returns in outcomes.values()) == ["0", "1"]
 
 
-@pytest.mark.short
 def test_dead_jobs_are_reported_with_the_end_of_their_log(batch, running, pool, cluster, caplog):
     thread, outcomes = running([batch("die", number=0), batch("fail", number=1), batch("here", number=2)])
     thread.join(HUNG_SECONDS)
@@ -80,6 +78,7 @@ def test_dead_jobs_are_reported_with_the_end_of_their_log(batch, running, pool, 
     assert caplog.text == "", "submitit asks sacct, which answers with a warning each time"
 
 
+@pytest.mark.long
 def test_a_job_that_has_reached_its_time_limit_too_often_is_reported(batch, running, cluster, tmp_path):
     saved, started = tmp_path / "saved", tmp_path / "started"
     thread, outcomes = running([batch("train", str(saved), str(started))], timeout_min=10, max_num_timeout=0)
@@ -91,7 +90,6 @@ def test_a_job_that_has_reached_its_time_limit_too_often_is_reported(batch, runn
     assert "raise that or hydra.launcher.timeout_min" in str(outcomes[0])
 
 
-@pytest.mark.short
 def test_a_signal_saves_running_jobs_and_cancels_waiting_ones(batch, pool, cluster, signal_when, tmp_path):
     saved, started = ([tmp_path / f"{word}{run}" for run in range(3)] for word in ("saved", "started"))
     batches = [batch("train", str(saved[run]), str(started[run]), number=run) for run in range(3)]
@@ -102,7 +100,6 @@ def test_a_signal_saves_running_jobs_and_cancels_waiting_ones(batch, pool, clust
     assert set(cluster.states().values()) == {"CANCELLED"}
 
 
-@pytest.mark.short
 def test_more_jobs_than_an_array_may_have_are_several_arrays(batch, pool, cluster, monkeypatch):
     assert array_size() == 1000
     monkeypatch.setattr("digitlab.sweeps.workers.slurm_pool.array_size", lambda: 2)
@@ -113,7 +110,6 @@ def test_more_jobs_than_an_array_may_have_are_several_arrays(batch, pool, cluste
     assert sorted(name.partition("_")[2] for name in cluster.states()) == ["", "0", "1"]
 
 
-@pytest.mark.short
 @pytest.mark.parametrize("cluster", ["accounting"], indirect=True)
 def test_accounting_knows_the_end_of_a_job_that_the_controller_has_forgotten(cluster):
     jobs = [
@@ -126,7 +122,6 @@ def test_accounting_knows_the_end_of_a_job_that_the_controller_has_forgotten(clu
     assert read_states([*jobs, "999"]) == ends | {"999": FORGOTTEN}
 
 
-@pytest.mark.short
 def test_a_controller_that_does_not_answer_is_no_end(cluster, monkeypatch, tmp_path):
     nowhere = tmp_path / "slurm.conf"
     text = (cluster.folder / "slurm.conf").read_text()

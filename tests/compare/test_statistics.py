@@ -129,6 +129,7 @@ def test_holms_correction_equals_that_of_statsmodels():
     assert holm(p_values.tolist()) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
 
 
+@pytest.mark.extra
 def test_groups_without_a_difference_are_told_apart_in_one_of_twenty_simulations():
     """The number of false alarms is as binomial numbers with a rate of 5 % are, for one comparison and for families."""
     generator, simulations = np.random.default_rng(11), 250

@@ -57,6 +57,7 @@ def test_a_page_of_two_networks_needs_nothing_else(runs: list[package.Run], digi
     assert (code, err) == (2, f"--out={tmp_path / 'demo.html'}: already exists: --force overwrites it\n")
 
 
+@pytest.mark.extra
 def test_several_runs_need_a_file_name(runs: list[package.Run], digitlab: Command) -> None:
     code, out, err = digitlab("demo", *(run.path for run in runs))
     assert (code, out, err) == (2, "", "--out: must name the output file if several runs are given\n")

@@ -83,6 +83,7 @@ def test_onnxruntime_computes_what_the_run_computes(
     assert [place for place in (str(ROOT).encode(), b"site-packages", b".py") if place in content] == []
 
 
+@pytest.mark.extra
 def test_a_graph_for_bytes_takes_the_pixels_of_a_file(mlp: package.Run, images: Tensor, tmp_path: Path) -> None:
     path = mlp.export("onnx", tmp_path / "bytes.onnx", pixels="uint8")
     session = onnxruntime.InferenceSession(path)
@@ -119,6 +120,7 @@ def test_the_lines_of_the_page_load_weights_without_digitlab(
     assert scope["names"] == list("0123456789")
 
 
+@pytest.mark.extra
 def test_exporting_from_the_command_line(
     mlp: package.Run, digitlab: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

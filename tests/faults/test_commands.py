@@ -145,6 +145,7 @@ def test_a_run_with_a_closed_pipe_finishes_without_a_message(train_into, tmp_pat
     assert RunFolder(tmp_path / "run").read_result()["status"] == "finished"
 
 
+@pytest.mark.extra
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no disk that is always full")
 def test_a_run_whose_output_is_not_buffered_finishes_on_a_full_disk(train_into, tmp_path):
     ended = train_into(os.open("/dev/full", os.O_WRONLY), unbuffered=True)

@@ -66,6 +66,7 @@ def test_temporary_files_of_a_killed_process_are_removed(run_folder):
         assert not any(part.exists() for part in parts)
 
 
+@pytest.mark.extra
 def test_only_the_member_held_by_another_process_fails(ready, other, tmp_path):
     jobs = []
     for seed in range(3):

@@ -100,6 +100,7 @@ def test_each_epoch_sends_the_figures_of_the_gallery(logged_run):
     assert [each.step for each in found.Histograms("weights/output.weight")] == [STEPS // 2, STEPS]
 
 
+@pytest.mark.extra
 def test_extra_figures_and_logs_do_not_change_the_training(plain_run, logged_run):
     assert plain_run.read_result()["metrics"] == logged_run.read_result()["metrics"]
     assert all(torch.equal(tensor, weights(logged_run)[name]) for name, tensor in weights(plain_run).items())

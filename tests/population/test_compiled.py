@@ -71,6 +71,7 @@ def test_the_last_member_with_momentum_can_leave(
     _hold(together(*jobs, common=common), alone, jobs, common)
 
 
+@pytest.mark.extra
 def test_remaining_members_stay_compiled_when_others_leave(
     together: Together, alone: Callable[..., Any], uncompiled: list[int]
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change
     assert uncompiled
 
 
+@pytest.mark.extra
 def test_members_stopped_between_two_calls_resume_to_the_same_bits(
     together: Together,
     remains: Callable[[Path], dict[str, Any]],

@@ -66,6 +66,7 @@ def test_a_halved_member_equals_its_solo_run_of_as_many_epochs(
         _same_weights(member.job.folder, RunFolder(solo.folder))
 
 
+@pytest.mark.extra
 def test_a_halved_run_can_resume_without_halving(halved: dict[str, list[Member]], alone: Callable[..., Any]) -> None:
     member = next(members[0] for members in halved.values() if _left_after(members[0]) == 1)
     job = [*_COMMON[:-1], *member.job.overrides[len(_COMMON) :]]

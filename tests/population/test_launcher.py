@@ -102,6 +102,7 @@ def test_a_bad_job_and_a_diverging_member_do_not_stop_the_others(train_py: Comma
     assert "optimizer.lr=-1" in results[2]["error"]
 
 
+@pytest.mark.extra
 def test_runs_whose_population_failed_keep_their_results_and_can_resume(
     train_py: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_members_leave_at_early_stopping_and_the_others_continue(
         _close(member.job.folder, RunFolder(solo.folder))
 
 
+@pytest.mark.extra
 def test_members_with_different_numbers_of_epochs_share_a_population(
     together: Callable[..., list[Member]], alone: Callable[..., Any]
 ) -> None:

@@ -119,6 +119,7 @@ def test_members_can_differ_in_all_numbers_of_muon(together: Callable[..., Any],
     _hold(together, alone, [["seed=0"], [*some, "seed=0"], [*others, "seed=1"]], *_MLP, "optimizer=muon")
 
 
+@pytest.mark.extra
 def test_filters_get_the_same_orthogonal_updates_as_in_a_solo_run(
     together: Callable[..., Any], alone: Callable[..., Any]
 ) -> None:

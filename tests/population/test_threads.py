@@ -43,6 +43,7 @@ def test_the_number_of_threads_stays_when_members_leave(
     assert torch.get_num_threads() == 4
 
 
+@pytest.mark.extra
 def test_a_resumed_population_keeps_its_number_of_threads(
     together: Callable[..., Any], counts: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,6 @@ from omegaconf import OmegaConf
 from digitlab.data.sources import MnistSource
 from digitlab.report.gather import write_report
 
-pytestmark = pytest.mark.short
-
 # Markup that would run a script if it were not escaped.
 HOSTILE = "<script>window.taken=1</script><img src=x onerror='window.taken=1'>&\"quoted\""
 

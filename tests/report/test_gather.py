@@ -69,6 +69,7 @@ def test_the_page_of_a_trained_run_contains_figures(small_run, tmp_path):
     assert any("mistakes" in attrs["alt"] for attrs in pictures)
 
 
+@pytest.mark.extra
 def test_existing_figures_of_corrupted_images_are_shown(small_run, tmp_path):
     figures = small_run / "figures"
     figures.mkdir()

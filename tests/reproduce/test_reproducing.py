@@ -37,6 +37,7 @@ def made(tmp_path_factory):
     return root
 
 
+@pytest.mark.extra
 def test_every_executor_writes_a_run_folder(made):
     runs = find_runs(made)
     assert len(runs) == len(QUICK) + 1

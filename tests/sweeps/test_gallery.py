@@ -122,6 +122,7 @@ def test_a_heat_map_prints_each_mean_in_its_cell_and_leaves_gaps():
     assert shown == {(0, 0): "50.00\nn=1", (1, 0): "75.00\nn=2", (1, 1): "25.00\nn=3"}
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("width", [None, "column"])
 def test_nothing_is_cut_off_at_the_edges(width):
     keys, values = ("optimizer", "optimizer.weight_decay"), (["adam", "sgd"], [0.01])

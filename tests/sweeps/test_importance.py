@@ -63,6 +63,7 @@ def test_sweeps_that_are_too_small_say_so(written_sweep, finished):
     assert "at least two" in importances(SweepTable("s", runs[:1]))
 
 
+@pytest.mark.extra
 def test_the_command_prints_and_draws_it_on_request(table, digitlab, tmp_path, monkeypatch):
     monkeypatch.setattr(importance, "_RESAMPLES", 5)
     code, out, err = digitlab("sweep", tmp_path / "sweep", "--importance")

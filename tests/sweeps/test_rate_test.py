@@ -65,6 +65,7 @@ def test_a_run_without_a_readable_history_is_left_out_and_does_not_count_as_dive
     assert "; without 1 run whose metrics.csv can't be read" in suggestion_lines(test)[0]
 
 
+@pytest.mark.extra
 def test_a_population_with_diverged_rates_ends_well_and_suggests_a_rate(sweep_py, tmp_path):
     folder = tmp_path / "sweep"
     ended = sweep_py(

@@ -207,6 +207,7 @@ def test_a_dry_run_prints_runs_and_estimates_and_writes_nothing(tmp_path, sweep_
     assert "MiB" in ended.stdout
 
 
+@pytest.mark.extra
 def test_a_dry_run_of_many_runs_lists_twenty_and_ends_with_the_answer(tmp_path, sweep_py):
     arguments = ("model=linear", "seed=range(30)", "hydra/launcher=basic")
     ended = sweep_py(*arguments, "sweep.dry_run=true", folder=tmp_path / "sweep")
@@ -286,6 +287,7 @@ def test_a_long_command_has_a_short_folder_name_of_its_own(folder_of):
     assert all(len(os.path.basename(folder)) <= 100 for folder in folders)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("launcher", "taken"),
     [("basic", "folder"), ("vectorized", "folder"), ("joblib", "folder"), ("basic", ".hydra"), ("basic", "train.log")],

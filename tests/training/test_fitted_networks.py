@@ -62,6 +62,7 @@ def test_a_checkpoint_is_evaluated_without_training_images(run, fitted):
     assert not fitted
 
 
+@pytest.mark.extra
 def test_compiled_steps_give_a_fitted_network_the_same_weights(run, uncompiled):
     overrides = ["trainer.precision=64", "trainer.max_epochs=1", "data.train_size=72", "data.batch_size=8"]
     overrides += [

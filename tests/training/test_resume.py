@@ -96,6 +96,7 @@ def test_a_stopped_run_has_that_status_and_a_checkpoint_of_its_last_step(run, tm
     assert read_checkpoint(folder.last)["global_step"] == 6
 
 
+@pytest.mark.extra
 def test_a_signal_in_the_last_step_stops_the_run_before_its_test(run, interrupted, same_bits):
     overrides = ("test=best", "trainer.limit_test_batches=1")
     assert interrupted(31, signal.SIGINT, *overrides) == 130
@@ -127,6 +128,7 @@ def _files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.extra
 def test_a_run_can_not_become_shorter_than_it_is(shrunk, run_folder, one_line):
     before = _finish(run_folder, shrunk("trainer.max_epochs=3"))
     with pytest.raises(ConfigError, match=r"^trainer.max_epochs=1: must be at least 3, because .* epoch 3$") as caught:
@@ -146,6 +148,7 @@ def test_a_schedule_that_depends_on_the_length_refuses_a_new_one(shrunk, run_fol
     assert _files(run_folder) == before
 
 
+@pytest.mark.extra
 def test_a_schedule_that_does_not_depend_on_the_length_continues(shrunk, run_folder):
     steps = ["scheduler=steps", "scheduler.milestones_epochs=[1,3]", "scheduler.warmup_epochs=0.5"]
     _finish(run_folder, shrunk("trainer.max_epochs=2", *steps))

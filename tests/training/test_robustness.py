@@ -90,6 +90,7 @@ def images_of(name, root):
     return build(plain(compose([f"data={name}", f"data.root={root}"]).data, "data"), "data", ImageData)
 
 
+@pytest.mark.extra
 def test_a_network_is_less_confident_in_images_of_no_digit(trained, data_root):
     classifier, data = trained
     clothes = images_of("fashion_mnist", data_root)

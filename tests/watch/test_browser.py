@@ -15,8 +15,6 @@ from digitlab.watch.laboratory import Laboratory
 from digitlab.watch.server import WatchApp, WatchServer
 from fixtures.run_files import write_epochs, write_result
 
-pytestmark = pytest.mark.short
-
 SMALL = (
     "trainer=cpu", "trainer.progress_bar=false", "model=linear", "data.train_size=256", "data.val_size=40",
     "data.batch_size=8", "trainer.limit_test_batches=1", "early_stopping=null",

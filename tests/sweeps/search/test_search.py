@@ -50,6 +50,7 @@ def test_a_search_that_is_killed_ends_with_the_same_table(left_alone, kill_when,
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
+@pytest.mark.extra
 def test_a_failed_trial_does_not_end_the_search(sweep_py, tmp_path):
     folder = tmp_path / "sweep"
     grid = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "optimizer.lr=0.01,1e38", "trainer.max_epochs=1")

@@ -75,6 +75,7 @@ def test_cmaes_needs_two_numeric_keys(space, plan):
 MEASUREMENTS = {"lr_range", "train_size"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", sorted({path.stem for path in (CONF / "sweep").glob("*.yaml")} - MEASUREMENTS))
 def test_every_ready_space_can_be_searched_and_widened(name, plan):
     made = plan(f"sweep={name}", "optimizer.lr=tag(log,interval(1e-4,1))")

@@ -71,6 +71,7 @@ def finish(study):
     return sorted(json.dumps(trial.params, sort_keys=True) for trial in completed)
 
 
+@pytest.mark.extra
 def test_a_search_is_complete_whichever_answer_of_the_database_is_lost(worker, impatient, monkeypatch, tmp_path):
     start = tmp_path / "start"
     start.mkdir()
