@@ -149,6 +149,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_message_names_the_step(
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
 
 
+@pytest.mark.extra
 def test_an_invalid_value_in_a_sweep_fails_only_its_own_job(train_py, tmp_path):
     folder = tmp_path / "sweep"
     ended = train_py(

@@ -43,6 +43,7 @@ def test_documented_values_are_accepted(override):
     Experiment.from_config(compose(override.split()))
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -118,6 +118,7 @@ def test_frozen_and_lazy_layers_work(small, images, tmp_path):
     assert trained[3].weight.shape == (CLASSES, 8)
 
 
+@pytest.mark.extra
 def test_a_network_of_digitlab_trains_on_own_data_sets(small, images, tmp_path):
     pixels, labels = torch.from_numpy(images[0]), torch.from_numpy(images[1])
     train = torch.utils.data.TensorDataset(pixels[:90], labels[:90])

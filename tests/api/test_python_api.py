@@ -210,6 +210,7 @@ def test_a_training_in_a_thread_stops_on_request_and_is_resumed(tmp_path, stoppe
     assert len(resumed.history) == epochs + 2
 
 
+@pytest.mark.extra
 def test_a_sweep_runs_in_a_thread(tmp_path):
     sweeps = []
     grid = ("seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep")

@@ -42,6 +42,7 @@ def trained_weights(loop, epochs=2):
 
 
 # Mini-batches: whole calls only; calls and single updates; both and a smaller mini-batch; less than one of them.
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("count", [16 * 10, 19 * 10, 19 * 10 + 3, 7])
 @pytest.mark.parametrize("key", ["a", "b", "c"])
 def test_the_loop_of_graphs_learns_the_same_bits_as_the_bare_loop(key, count):

@@ -87,6 +87,7 @@ def test_a_linear_run_gets_every_figure_that_applies(drawn):
         assert gif.n_frames == 5
 
 
+@pytest.mark.extra
 def test_nothing_is_overwritten_without_force(digitlab, drawn):
     run, *_ = drawn
     before = content(run / "figures")
@@ -233,6 +234,7 @@ def test_a_checkpoint_of_another_data_set_is_refused(digitlab, run, fashion):
     assert "was trained on fashion_mnist, but the run's data set is mnist" in err
 
 
+@pytest.mark.extra
 def test_gif_names_contain_the_class_names(fashion, tmp_path):
     options = GifOptions(images=2, batch_size=1, steps_per_frame=1)
     assert all(reason is None for _, reason in make_gifs(read_run_data(RunFolder(fashion)), tmp_path, options))

@@ -31,6 +31,7 @@ def folder(tmp_path):
     return pictures
 
 
+@pytest.mark.extra
 def test_a_folder_stands_for_its_pictures(digitlab, run, folder):
     code, out, err = digitlab("predict", run, folder)
     assert (code, err) == (0, "")

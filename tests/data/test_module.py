@@ -63,6 +63,7 @@ def composed(*overrides):
     return data
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "counts"),
     [("mnist", (55_000, 5000, 10_000)), ("fashion_mnist", (55_000, 5000, 10_000)), ("cifar10", (45_000, 5000, 10_000))],

@@ -37,6 +37,7 @@ def torchvision_set(dataset: type, root: Path, *, train: bool) -> tuple[Tensor, 
     return images, torch.as_tensor(read.targets), tuple(name.split(" - ")[0] for name in read.classes)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("source", "dataset"),
     [

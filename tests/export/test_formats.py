@@ -150,6 +150,7 @@ def test_without_its_packages_the_extra_is_named(mlp: package.Run, monkeypatch: 
         mlp.export("onnx")
 
 
+@pytest.mark.extra
 def test_a_run_on_deskewed_images_is_refused(train_tiny: Callable[..., package.Run], tmp_path: Path) -> None:
     run = train_tiny(tmp_path / "run", "model=linear", "data.deskew=true")
     with pytest.raises(ConfigError, match=r"folder=.*trained with data.deskew=true"):

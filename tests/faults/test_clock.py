@@ -3,9 +3,12 @@
 import os
 import time
 
+import pytest
+
 from digitlab.training.resuming import resume
 
 
+@pytest.mark.extra
 def test_a_run_resumes_to_the_same_bits_after_the_clock_was_set_back(ready, left, tmp_path, monkeypatch):
     alone, run = ready(tmp_path / "alone"), ready(tmp_path / "run", "trainer.max_epochs=2")
     resume(str(alone.path), [])

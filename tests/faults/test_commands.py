@@ -139,6 +139,7 @@ def test_a_closed_pipe_gives_no_message(listed, unread):
     assert ended.stderr == ""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_run_with_a_closed_pipe_finishes_without_a_message(train_into, tmp_path, unread, unbuffered):
     assert train_into(unread, unbuffered=unbuffered).stderr == ""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from digitlab.figures.confused import most_confused
-from digitlab.figures.confusion import ConfusionRenderer, confused_pairs_figure, confusion_figure
+from digitlab.figures.confusion import confused_pairs_figure, confusion_figure, confusion_pixels
 from digitlab.figures.style import figure_width, pixels
 
 NAMES = ["cat", "dog", "ox"]
@@ -52,10 +52,11 @@ def test_a_column_of_a_paper_stacks_the_heat_maps():
     assert above.get_position().y0 > below.get_position().y1
 
 
-def test_the_renderer_draws_each_network_like_the_figure():
-    picture = ConfusionRenderer(class_names=NAMES, title="title")
+def test_the_pixels_are_those_of_the_figure():
     right, wrong = (9 * torch.eye(3, dtype=torch.int64), 3 * torch.ones(3, 3, dtype=torch.int64))
-    first, second, again = (picture.pixels(confusion) for confusion in (right, wrong, right))
+    first, second, again = (
+        confusion_pixels(confusion, class_names=NAMES, title="title") for confusion in (right, wrong, right)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, second)
     figure = pixels(confusion_figure(right, class_names=NAMES, title="title"))

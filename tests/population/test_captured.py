@@ -84,6 +84,7 @@ def test_a_diverging_member_fails_like_its_solo_run_and_the_others_do_not_change
     assert captured
 
 
+@pytest.mark.extra
 def test_a_failed_capture_is_logged_once_and_the_population_trains_eagerly(
     together: Together,
     alone: Callable[..., Any],

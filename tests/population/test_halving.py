@@ -76,6 +76,7 @@ def test_a_halved_run_can_resume_without_halving(halved: dict[str, list[Member]]
     _same_weights(member.job.folder, RunFolder(alone(*job).folder))
 
 
+@pytest.mark.extra
 def test_the_halving_epochs_can_be_chosen(together: Together) -> None:
     members = together(*_JOBS[:4], common=(*_COMMON, "sweep.halving_epochs=[3]"))
     assert sorted(str(_left_after(member)) for member in members) == ["3", "3", "None", "None"]

@@ -162,7 +162,7 @@ def left_alone(
     return run
 
 
-@pytest.mark.sample(2)
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("common", "steps"),
     [(["model.hidden=[8]"], (1, 2, 2, 1, 3)), (["model=cnn", "model.width=4"], (3, 4))],

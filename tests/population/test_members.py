@@ -31,7 +31,7 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
         assert member.outcome == pytest.approx(solo.monitored, rel=1e-8)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -72,7 +72,7 @@ def test_a_member_equals_its_solo_run_with_every_schedule(
     _hold(together, alone, jobs, *_MLP, "optimizer.lr=0.02")
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     "loss",
     [
@@ -92,7 +92,7 @@ def test_a_member_equals_its_solo_run_with_every_loss(
     _hold(together, alone, [["seed=0"], ["seed=0", *smoothing], ["seed=1", *smoothing]], *_MLP, *loss)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     "model",
     [
@@ -113,6 +113,7 @@ def test_a_member_equals_its_solo_run_with_every_model(
     _hold(together, alone, _MIXED, "optimizer=sgd", *model)
 
 
+@pytest.mark.extra
 def test_members_can_differ_in_all_numbers_of_muon(together: Callable[..., Any], alone: Callable[..., Any]) -> None:
     some = [f"optimizer.{number}" for number in ("sgd_lr=0.3", "momentum=0", "weight_decay=0.1")]
     others = [f"optimizer.{number}" for number in ("bias_lr=0.3", "sgd_momentum=0", "sgd_weight_decay=0.1")]
@@ -134,7 +135,7 @@ def test_members_with_and_without_dropout_share_a_population(
     _hold(together, alone, jobs, *_MLP)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     "extra",
     [

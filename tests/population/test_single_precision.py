@@ -62,6 +62,7 @@ def _solo(classifier: Classifier, images: Tensor, targets: Tensor) -> list[Tenso
 
 @pytest.mark.sample(2)
 # Not by what a step changes in the weights: their own last digits would hide the smaller gradients.
+@pytest.mark.sample(4)
 @pytest.mark.numerics
 @pytest.mark.parametrize("model", _MODELS, ids=" ".join)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])

@@ -35,6 +35,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
 _COMMON = ("model.hidden=[64]", "trainer.max_epochs=2", "trainer.precision=32")
 
 
+@pytest.mark.extra
 def test_the_number_of_threads_stays_when_members_leave(
     together: Callable[..., Any], counts: list[tuple[int, int]]
 ) -> None:

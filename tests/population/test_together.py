@@ -45,7 +45,7 @@ def _all_finished(jobs: list[Job], done: list[tuple[Job, Exception | None]]) -> 
     return sorted(ended) == [(number, None) for number in range(4)] and status == {"finished"}
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "error",
     [
@@ -79,6 +79,7 @@ def test_a_population_that_runs_out_of_memory_is_halved(
 
 @pytest.mark.sample(3)
 # Nobody has been saved; two after the first epoch; all of them then, and two after the second.
+@pytest.mark.extra
 @pytest.mark.parametrize("saved", [0, 2, 6])
 def test_halves_continue_from_where_the_whole_population_was_last_saved(
     saved: int,

@@ -140,6 +140,7 @@ DROPOUT = {"r5_cifar_dropout_0_25": 0.25, **{f"r5_cifar_{name}": 0.15 for name i
 MILESTONES = {"r5_cifar_series": [10, 20], "r5_cifar_final": [10]}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", [name for name in rows() if name.startswith("r5_cifar_")])
 def test_dropout_and_falling_rates_are_in_the_rows_that_the_report_gives_them_to(name):
     found = settings(name)

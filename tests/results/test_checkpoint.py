@@ -75,6 +75,7 @@ def test_a_zeroed_checkpoint_is_refused_with_its_path(written):
         read_checkpoint(path)
 
 
+@pytest.mark.extra
 def test_a_flipped_bit_is_noticed_or_changes_nothing(written):
     path, checkpoint = written
     whole, refused = path.read_bytes(), 0

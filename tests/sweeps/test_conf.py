@@ -38,7 +38,7 @@ def test_every_data_set_and_model_has_a_space():
     assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == {*SPACES, *TESTS}
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(jobs):
     grid, name = jobs
     factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}
@@ -61,7 +61,7 @@ def test_a_test_of_rates_or_sizes_has_valid_jobs_for_each_model_and_optimizer(na
         Experiment.from_config(compose(job), typed=job)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(DATA, MODELS)))
 def test_a_space_chooses_the_data_set_and_model_in_its_name(data, model):
     config, pair = compose([f"sweep={data}_{model}"]), compose([f"data={data}", f"model={model}"])

@@ -22,6 +22,7 @@ def runs(written_sweep, finished):
     ))  # fmt: skip
 
 
+@pytest.mark.extra
 def test_each_key_each_pair_of_keys_and_the_whole_sweep_have_a_figure(runs, tmp_path):
     for run in runs:
         run.folder.metrics.write_text("epoch,val/accuracy\n1,0.5\n2,0.75\n")

@@ -34,6 +34,7 @@ def without(monkeypatch, package):
     monkeypatch.setattr(importance, "find_spec", lambda name: None if name == package else find_spec(name))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("evaluator", ["fANOVA", "PED-ANOVA"])
 def test_the_key_with_the_larger_effect_is_more_important(table, evaluator, monkeypatch):
     if evaluator == "PED-ANOVA":

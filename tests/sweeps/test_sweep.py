@@ -96,6 +96,7 @@ def test_with_a_changed_grid_only_new_runs_run(sweep, sweep_py):
     assert numbers == {(0.1, 0): 0, (0.1, 1): 1, (0.01, 0): 2, (0.01, 1): 3, (0.01, 2): 4, (0.003, 1): 5, (0.003, 2): 6}
 
 
+@pytest.mark.extra
 def test_the_printed_command_repeats_the_best_run(left_alone, train_py, tmp_path):
     folder, ended = left_alone
     (again,) = [line.partition("again:")[2] for line in ended.stdout.splitlines() if line.strip().startswith("again:")]

@@ -137,6 +137,7 @@ def refused(read: Callable[..., None], path) -> str | None:
     return None
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("read", "contents"),
     [

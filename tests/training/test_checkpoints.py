@@ -42,6 +42,7 @@ def test_a_users_callback_saves_checkpoints_atomically_too(run, monkeypatch, tmp
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("overrides", [(), ("ema.decay=0.9", "model=cnn", "model.width=4", "augment=[shift,mixup]")])
 def test_checkpoints_hold_plain_values_and_load_without_anything_else(run, overrides):
     finished = run(*overrides, "trainer.max_steps=3")

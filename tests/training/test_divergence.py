@@ -48,7 +48,7 @@ def as_on(request, monkeypatch):
         )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("at_step", "length", "options"),
     [
@@ -87,6 +87,7 @@ def test_a_gradient_that_is_not_finite_in_a_compiled_call_stops_before_its_updat
     assert same(survivor, run(*options, *pitfall(32), "trainer.max_steps=31").checkpoint()["state_dict"])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_gradient_too_large_to_be_squared_stops_where_it_is_clipped_or_squared(run, survivor, optimizer):
     options = (f"optimizer={optimizer}", "optimizer.lr=1e-30", *pitfall(7, height=1e25))

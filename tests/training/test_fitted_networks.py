@@ -42,6 +42,7 @@ def test_a_network_is_fitted_once_and_not_again_on_resume(run, same_bits, fitted
     assert len(fitted) == 2
 
 
+@pytest.mark.extra
 def test_fitted_filters_do_not_change_in_training(run):
     weights = run(*FAST).checkpoint()["state_dict"]
     filters = weights["network.whitening.filters"]

@@ -12,6 +12,7 @@ from digitlab.training.experiment import Experiment
 from digitlab.training.setup import initial_classifier, read_data, training_plan
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compiled", ["false", "true"])
 def test_training_accuracy_counts_the_class_with_the_larger_weight(shrunk, run_folder, compiled):
     # The learning rate is so small that the network stays as it was at the start, so its answers can be repeated here.

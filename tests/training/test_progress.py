@@ -29,6 +29,7 @@ def shown_on_a_terminal(train_py_started):
     return show
 
 
+@pytest.mark.extra
 def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(shown_on_a_terminal, tmp_path):
     stop = "+callbacks.stop={_target_: run_callbacks.SignalAt, step: 20, number: 2}"
     small = ("trainer=cpu", "data.train_size=1000", "data.batch_size=100", f"hydra.run.dir={tmp_path / 'run'}")

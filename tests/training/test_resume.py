@@ -81,6 +81,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(run, same_bits, inter
     same_bits(run(*overrides), run(*overrides, name="stopped", resume=True))
 
 
+@pytest.mark.extra
 def test_a_run_can_be_stopped_again_and_again(run, same_bits, interrupted):
     whole = run(*STATEFUL)
     assert interrupted(3, signal.SIGTERM, *STATEFUL) == 143

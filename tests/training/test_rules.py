@@ -275,6 +275,7 @@ def test_a_rule_resumes_from_the_state_of_torch(rule, options):
     assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_a_members_state_has_the_form_of_torchs(rule, options):
     _, state = population_run(rule, [options] * MEMBERS)

@@ -61,7 +61,7 @@ def test_set():
     return data.test_set
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("which", ["best", "last"])
 @pytest.mark.parametrize("ema_decay", ["null", "0.9"])
 def test_the_requested_weights_are_tested(run, test_set, which, ema_decay):

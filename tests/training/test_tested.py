@@ -59,7 +59,7 @@ def _evaluate(model: Any, images: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("test", ["best", "last", "none"])
 @pytest.mark.parametrize("train_run", [_train_solo, _train_as_member], ids=["solo", "member"])
 def test_every_number_of_a_result_belongs_to_the_checkpoint_that_it_names(train_run, test, tmp_path):

@@ -85,7 +85,7 @@ RUNS = (
 )
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("overrides", RUNS)
 @pytest.mark.parametrize("capturing", [True, False])
 def test_a_chunk_of_a_run_does_not_wait_for_the_device(

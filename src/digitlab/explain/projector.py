@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig  # type: ignore[attr-defined]  # made at import
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig  # made at import
 
 from digitlab.core.files import write_atomically
 from digitlab.explain.embedding import Embedding

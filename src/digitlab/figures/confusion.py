@@ -6,6 +6,7 @@ classes.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -44,45 +45,39 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
     return figure
 
 
-class ConfusionRenderer:
-    """Renders ``confusion_figure`` as pixels for many networks, such as the runs of a sweep.
+@styled
+def confusion_pixels(confusion: Tensor, *, class_names: Sequence[str], title: str) -> npt.NDArray[np.uint8]:
+    """Render ``confusion_figure`` as uint8 (rows, columns, RGBA), in less time for the later runs of a sweep.
 
     Drawing axes, names and texts with Matplotlib takes most of the time. So Matplotlib draws a frame (the figure
     without colours and numbers) once for each pair of colour scales, and each number once. NumPy colours the cells and
     pastes the numbers.
     """
+    figure, frame_pixels = _rendered_frame(_scale_ends(confusion), tuple(class_names), title)
+    picture = frame_pixels.copy()
+    for axes, values, cells in _maps(figure, confusion):
+        _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
+        for row, column, text, colour in cells:
+            # Matplotlib counts pixels from the bottom, ``picture`` from the top.
+            x, y = axes.transData.transform((column, row))
+            _blend(picture, _opacity(text), (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
+    return picture
 
-    def __init__(self, *, class_names: Sequence[str], title: str) -> None:
-        self._class_names, self._title = class_names, title
-        # Each frame as figure and as pixels, by the ends of its colour scales.
-        self._frames: dict[tuple[float, float], tuple[Figure, npt.NDArray[np.uint8]]] = {}
-        # The opacity of each number, by its text.
-        self._numbers: dict[str, npt.NDArray[np.uint8]] = {}
 
-    @styled
-    def pixels(self, confusion: Tensor) -> npt.NDArray[np.uint8]:
-        """Render ``confusion``, int64 (K, K), as uint8 (rows, columns, RGBA)."""
-        ends = _scale_ends(confusion)
-        if ends not in self._frames:
-            frame = _frame(ends, self._class_names, self._title)
-            self._frames[ends] = frame, np.array(pixels(frame))
-        figure, frame_pixels = self._frames[ends]
-        picture = frame_pixels.copy()
-        for axes, values, cells in _maps(figure, confusion):
-            _paint(picture, axes, axes.images[0].to_rgba(values, bytes=True))
-            for row, column, text, colour in cells:
-                if text not in self._numbers:
-                    self._numbers[text] = _opacity(text)
-                # Matplotlib counts pixels from the bottom, ``picture`` from the top.
-                x, y = axes.transData.transform((column, row))
-                _blend(picture, self._numbers[text], (len(picture) - y, x), brightness=_BRIGHTNESS[colour])
-        return picture
+# A frame has 5 MB.
+@lru_cache(maxsize=8)
+def _rendered_frame(
+    scale_ends: tuple[float, float], class_names: tuple[str, ...], title: str
+) -> tuple[Figure, npt.NDArray[np.uint8]]:
+    """Return the frame as a figure, which knows the positions of the cells, and as uint8 (rows, columns, RGBA)."""
+    frame = _frame(scale_ends, class_names, title)
+    return frame, np.array(pixels(frame))
 
 
 def _scale_ends(confusion: Tensor) -> tuple[float, float]:
     """Return the upper ends of the two colour scales, of counts and of per cent: the largest error, rounded up.
 
-    Rounding lets many matrices share a frame of ``ConfusionRenderer``.
+    Rounding lets many matrices share a rendered frame.
     """
     errors = confusion.clone().fill_diagonal_(0)
     largest_percent = float(_percent_of_rows(confusion).fill_diagonal_(0).max())
@@ -114,6 +109,7 @@ def _paint(picture: npt.NDArray[np.uint8], axes: Axes, colours: npt.NDArray[np.u
     picture[top:bottom, left:right] = colours[rows[:, None], columns]
 
 
+@lru_cache(maxsize=4096)
 @styled
 def _opacity(text: str) -> npt.NDArray[np.uint8]:
     """Render the text of one cell as opacity, uint8 (rows, columns): 255 hides the background completely."""

@@ -4,7 +4,6 @@ The callback of a solo run uses these functions, and so do the members of a popu
 together. Matplotlib is imported only inside functions that draw, so that checking a configuration does not load it.
 """
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,6 @@ from digitlab.training.run_state import RunState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from digitlab.figures.confusion import ConfusionRenderer
 
 _SAMPLES_PER_CLASS = 5
 
@@ -75,29 +72,20 @@ def send_weights(writer: RunWriter, classifier: Classifier) -> None:
 
 def send_test(writer: RunWriter, classifier: Classifier) -> None:
     """Send the confusion matrix and the precision-recall curves of the test that has just finished."""
+    from digitlab.figures.confusion import confusion_pixels
+
     scores, labels = tested(classifier)
     names, step = tuple(classifier.facts.class_names), classifier.position.total_steps
     title = f"{classifier.facts.title}, {type(classifier.network).__name__}: test images"
     confusion = classifier.evaluation.confusion.cpu()
-    renderer = _confusion_renderer(names, title)
-    writer.picture("confusion_matrix", renderer.pixels(confusion), step=step)
+    picture = confusion_pixels(confusion, class_names=names, title=title)
+    writer.picture("confusion_matrix", picture, step=step)
     writer.precision_recall(scores.float(), labels, names, step=step)
 
 
 def tested(classifier: Classifier) -> tuple[Tensor, Tensor]:
     """Return the scores (N, K) and the labels, int64 (N,), of the test that has just finished, on the CPU."""
     return torch.cat(classifier.test_scores).cpu(), torch.cat(classifier.test_labels).cpu()
-
-
-@lru_cache(maxsize=1)
-def _confusion_renderer(names: tuple[str, ...], title: str) -> "ConfusionRenderer":
-    """Return a renderer for these names and this title.
-
-    The members of a population have the same ones and are tested one after the other, so they share one renderer.
-    """
-    from digitlab.figures.confusion import ConfusionRenderer
-
-    return ConfusionRenderer(class_names=names, title=title)
 
 
 def _send(writer: RunWriter, tag: str, figure: "Figure", *, step: int) -> None:

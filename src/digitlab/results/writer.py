@@ -23,7 +23,7 @@ from PIL import Image
 # These modules create their classes when they are imported, so mypy does not see them.
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[attr-defined]
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams

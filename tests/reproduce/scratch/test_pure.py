@@ -93,6 +93,7 @@ def test_updates_give_the_weights_of_the_numpy_network(digits):
     assert found.accuracy == pytest.approx(float(np.mean(network(images).argmax(1) == labels)))
 
 
+@pytest.mark.extra
 def test_the_most_accurate_layer_is_kept(digits):
     # At this learning rate the accuracy fluctuates, so that the last layer is not the best one.
     learnt = pure.learn(digits[:300], digits[300:], epochs=2, batch_size=20, step_size=0.25, seed=0)

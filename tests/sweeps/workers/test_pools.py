@@ -60,6 +60,7 @@ def test_joblib_processes_have_one_gpu_each_and_are_reused(batch):
     assert not any(each["interruptible"] for each in seen)
 
 
+@pytest.mark.extra
 def test_a_dead_process_fails_only_its_own_batch(batch):
     pytest.importorskip("joblib")
     batches = [batch("die", number=0), batch("here", number=1), batch("fail", number=2), batch("here", number=3)]
@@ -82,6 +83,7 @@ def test_submitit_jobs_have_one_gpu_and_one_process_each(batch, local):
     assert not done[0][0]["interruptible"]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("engine", "number"), [("joblib", signal.SIGINT), ("submitit", signal.SIGTERM)])
 def test_a_signal_saves_all_running_runs_and_starts_no_other(engine, number, batch, local, signal_when, tmp_path):
     pytest.importorskip(engine)
