@@ -48,7 +48,7 @@ def test_an_invalid_setting_ends_train_py_with_one_line_and_code_2(argument, lin
     assert ended.returncode == 2
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
@@ -122,6 +122,7 @@ def open_when_read(fifo, process):
     raise AssertionError(process.wait())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_reading_data_leaves_no_folder(train_py_started, tmp_path, number, code):
     overrides = idx_files(tmp_path, labels="slow")
@@ -165,6 +166,7 @@ def test_an_invalid_value_in_a_sweep_fails_only_its_own_job(train_py, tmp_path):
     assert f"{folder}: 1 of 2 jobs failed" in ended.stderr
 
 
+@pytest.mark.extra
 def test_a_folder_with_a_run_is_not_overwritten(train_py, one_line, tmp_path):
     folder = tmp_path / "run"
     settings = ("debug=fast", f"hydra.run.dir={folder}")
@@ -177,6 +179,7 @@ def test_a_folder_with_a_run_is_not_overwritten(train_py, one_line, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -38,6 +38,7 @@ def run(outputs: Path) -> Path:
     return outputs / "mnist-linear" / "a"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["runs", "--root", str(PROJECT / "tests")]])
 def test_what_needs_no_torch_imports_none(arguments: list[str]) -> None:
     code = "import sys; from digitlab.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"

@@ -12,6 +12,7 @@ import pytest
 from digitlab.config.compose import ROOT
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("arguments", "words", "without"),
     [

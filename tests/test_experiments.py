@@ -13,7 +13,7 @@ FILES = sorted((CONF / "experiment").glob("*.yaml"))
 NAMES = [path.stem for path in FILES]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_a_valid_configuration(name):
     Experiment.from_config(compose([f"experiment={name}"]), typed=[])
@@ -21,6 +21,7 @@ def test_every_recipe_is_a_valid_configuration(name):
 
 @pytest.mark.sample(22)
 # The slowest recipe, which comes first, is left to `make test-extra`.
+@pytest.mark.sample(44)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.extra] * (name == "cifar10_94")) for name in NAMES]
 )
@@ -42,7 +43,7 @@ def test_the_header_of_a_recipe_contains_its_command(path):
     assert re.search(rf"^#   python train.py {'-m ' if swept else ''}experiment={path.stem}$", text, re.MULTILINE)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("name", "report"),
     [(name, name[:2]) for name in NAMES if name.startswith("r")],

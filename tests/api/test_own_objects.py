@@ -204,7 +204,7 @@ def test_launchers_with_other_processes_are_refused(launcher, small, images):
         digitlab.sweep(*small, "seed=0,1", launcher, model=local, data=images)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -67,6 +67,7 @@ def global_state():
     }  # fmt: skip
 
 
+@pytest.mark.extra
 def test_nothing_global_is_left_behind(run, tmp_path):
     before = global_state()
     again = digitlab.train(*SMALL, folder=tmp_path / "run")

@@ -50,6 +50,7 @@ def test_noise_raises_no_alarm(caplog):
     assert problems(caplog, ImageSet(noise, labels())) == []
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("source", [MnistSource, FashionMnistSource, Cifar10Source])
 def test_the_three_data_sets_raise_no_alarm(caplog, request, source):
     root = Path() if source is MnistSource else request.getfixturevalue("data_root")

@@ -72,6 +72,7 @@ def correlation(first, second):
 
 
 # A method that answers the same for random weights explains the image, not the network.
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["integrated gradients", "Grad-CAM", "occlusion"])
 def test_each_method_changes_when_the_weights_are_random(lenet, digits, name):
     pixels, targets = digits

@@ -14,6 +14,7 @@ LARGE = ("model.hidden=[5000,5000]", "optimizer=sgd", "ema.decay=null", "trainer
 
 @pytest.mark.sample(2)
 # With the smaller limits training fails; with the larger ones the first checkpoint does.
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("more_mb", [100, 200, 300, 400])
 def test_a_run_that_needs_too_much_memory_gives_one_line(ready, in_child, tmp_path, one_line, more_mb):
     run = ready(tmp_path / "run", *LARGE)

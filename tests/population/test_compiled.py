@@ -52,7 +52,7 @@ def _hold(members: Sequence[Member], alone: Callable[..., Any], jobs: Sequence[l
         assert member.job.folder.read_result()["epochs"] == solo.result["epochs"]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("overrides", RUNS)
 def test_compiled_members_equal_their_solo_runs(
     together: Together, alone: Callable[..., Any], uncompiled: list[int], overrides: str
@@ -123,6 +123,7 @@ def test_members_stopped_between_two_calls_resume_to_the_same_bits(
     assert [remains(member.job.folder.path) for member in members] == whole
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("model", ["lenet", "mlp"])
 def test_networks_that_gain_little_are_not_compiled(
     together: Together, uncompiled: list[int], caplog: pytest.LogCaptureFixture, model: str

@@ -48,6 +48,7 @@ def test_runs_that_differ_in_a_number_share_a_population(override: str) -> None:
     assert _kin([], [override])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "override",
     [

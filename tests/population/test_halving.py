@@ -37,6 +37,7 @@ def _left_after(member: Member) -> int | None:
     return epoch
 
 
+@pytest.mark.extra
 def test_whole_settings_leave_and_none_is_better_than_one_that_stays(
     halved: dict[str, list[Member]],
 ) -> None:

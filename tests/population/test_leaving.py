@@ -56,7 +56,7 @@ def test_members_with_different_numbers_of_epochs_share_a_population(
 
 
 # The loss; a weight, by a rate at the end of what float64 holds; the norm by which a gradient is clipped.
-@pytest.mark.sample(3)
+@pytest.mark.extra
 @pytest.mark.parametrize(
     ("diverging", "options"),
     [
@@ -188,7 +188,7 @@ def test_members_stopped_again_and_again_end_with_the_same_bits(
     assert [remains(tmp_path / "together" / str(number)) for number in range(len(_THREE))] == whole
 
 
-@pytest.mark.sample(2)
+@pytest.mark.extra
 @pytest.mark.parametrize("saves", [1, 4])
 def test_a_population_killed_while_it_saves_resumes_where_all_members_stood(
     together: Callable[..., list[Member]],

@@ -31,7 +31,7 @@ def _hold(together: Callable[..., Any], alone: Callable[..., Any], jobs: Sequenc
         assert member.outcome == pytest.approx(solo.monitored, rel=1e-8)
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(
     "optimizer",
     [

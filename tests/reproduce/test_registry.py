@@ -114,7 +114,7 @@ REPORTED = {
 }  # fmt: skip
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", [name for name in rows() if not name.startswith("wish_")])
 def test_a_row_of_the_reports_runs_the_recipe_of_the_report(name):
     assert recipe_of(name) == REPORTED[name]
@@ -170,7 +170,7 @@ WISHES = {
 WISHED_RATES = {"cifar_adagrad": 0.01, "cifar_rmsprop": 0.001, "cifar_lr_0_05": 0.05, "cifar_clipping": 0.1}
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", [name.removeprefix("wish_") for name in rows() if name.startswith("wish_")])
 def test_a_wish_differs_from_its_baseline_only_in_what_was_wished_for(name):
     row = rows()[f"wish_{name}"]

@@ -51,6 +51,7 @@ def test_the_model_comes_in_eval_mode_with_the_best_weights_and_its_data_on_the_
     assert logits.shape == (5, 10)
 
 
+@pytest.mark.sample(3)
 def test_figures_show_the_predictions_of_the_run(run: RunFolder) -> None:
     model, data = digitlab.load(run.path)
     _, labels, scores = predict_split(model, data, "test")

@@ -38,7 +38,7 @@ def test_every_data_set_and_model_has_a_space():
     assert {path.stem for path in (CONF / "sweep").glob("*.yaml")} == {*SPACES, *TESTS}
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 def test_every_space_sweeps_the_factors_and_its_first_and_last_job_are_valid(jobs):
     grid, name = jobs
     factors = {"optimizer", "optimizer.lr", "optimizer.weight_decay", "data.batch_size", "model.dropout"}

@@ -288,7 +288,7 @@ def test_a_long_command_has_a_short_folder_name_of_its_own(folder_of):
     assert all(len(os.path.basename(folder)) <= 100 for folder in folders)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("launcher", "taken"),
     [("basic", "folder"), ("vectorized", "folder"), ("joblib", "folder"), ("basic", ".hydra"), ("basic", "train.log")],
@@ -315,6 +315,7 @@ def test_a_file_in_the_place_of_a_run_folder_fails_only_this_job(sweep, sweep_py
     assert [row["status"] for row in table(sweep)] == ["failed", "finished", "finished", "finished"]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("taken", "reason"),
     [

@@ -17,7 +17,7 @@ EVERYTHING = (
 LENGTHS = (1, 7, 32)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -35,6 +35,7 @@ def test_chunks_of_any_length_end_with_the_same_bits(run, same_bits, overrides):
         same_bits(one, other)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("overrides", "steps_after_epoch"),
     [

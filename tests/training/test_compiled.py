@@ -39,7 +39,7 @@ def largest_difference(one, other):
     )
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
 def test_compiled_updates_equal_eager_ones(run, uncompiled, overrides):
     overrides = [*FLOAT64, *overrides.split()]

@@ -96,7 +96,7 @@ def test_only_cuda_has_graphs_and_they_can_be_switched_off() -> None:
     assert graph_capture_for(torch.device("cpu"), allowed=True) is None
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("overrides", [pytest.param(RUNS[0], marks=pytest.mark.numerics), *RUNS[1:]])
 def test_captured_updates_equal_eager_ones(run: Callable[..., Any], captured: list[str], overrides: str) -> None:
     common = [*FLOAT64, *overrides.split()]

@@ -22,7 +22,7 @@ _SMALL = {
 _MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("model", _MODELS)
 def test_every_model_trains_and_comes_back_from_its_checkpoint(run: Callable[..., Any], model: str) -> None:
     own = (f"model={model}", "data.val_size=50", "data.batch_size=8", *_SMALL.get(model, ()))

@@ -64,6 +64,7 @@ def test_only_runs_that_have_hardly_learned_get_a_hint(rows, words):
 SMALL = ("model=mlp", "trainer.limit_train_batches=null", "data.train_size=1000", "data.batch_size=10")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -27,7 +27,7 @@ def test_all_promised_data_sets_and_models_exist():
     assert {"linear", "mlp", "mlp_dropout", "lenet", "cnn", "fast_cnn", "torchvision"} <= set(names("model"))
 
 
-@pytest.mark.sample(24)
+@pytest.mark.sample(48)
 @pytest.mark.parametrize("model", names("model"))
 @pytest.mark.parametrize("data", names("data"))
 def test_every_model_trains_on_every_data_set(shrunk, run_folder, request, data, model):

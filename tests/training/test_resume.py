@@ -40,7 +40,7 @@ def interrupted(run, monkeypatch):
     return stop
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "optimizer", [pytest.param("adam", marks=pytest.mark.numerics), "adamw", "rmsprop", "adagrad", "muon"]
 )
@@ -73,7 +73,7 @@ def test_a_run_that_is_made_longer_equals_a_long_run(run, same_bits, optimizer):
     same_bits(whole, run(*overrides, name="parts", resume=True))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("step", [0, 5, 15, 16, 20, 40])
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(run, same_bits, interrupted, step):
     overrides = (*STATEFUL, "scheduler=one_cycle", "trainer.chunk_length=4", "trainer.val_every_steps=10")

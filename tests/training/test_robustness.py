@@ -62,7 +62,7 @@ def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy(t
     assert 0.001 < error < 0.5
 
 
-@pytest.mark.sample(3)
+@pytest.mark.extra
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_accuracy_falls_with_severity_and_is_reproducible(trained, kind):
     chosen = {severity: corruptions(kind)[severity] for severity in (0, 1, 3, 5)}

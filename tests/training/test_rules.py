@@ -122,6 +122,7 @@ def test_a_rule_equals_the_torch_optimizer(rule, options):
     assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_hyper_parameters_may_be_scalar_tensors(rule, options):
     net = network()
@@ -249,6 +250,7 @@ def test_members_with_and_without_momentum_and_decay_can_be_stacked(rule):
         assert relative_difference(net, solo_run(rule, member, seed=seed)) <= 1e-12
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_torch_resumes_from_the_state_of_a_rule(rule, options):
     net = network()
@@ -260,6 +262,7 @@ def test_torch_resumes_from_the_state_of_a_rule(rule, options):
     assert relative_difference(net, solo_run(rule, options)) <= 1e-12
 
 
+@pytest.mark.sample(3)
 @each_case
 def test_a_rule_resumes_from_the_state_of_torch(rule, options):
     net = network()

@@ -40,6 +40,7 @@ def test_patience_in_steps_ends_a_run_inside_an_epoch(run, length):
     assert finished.checkpoint()["position"] == {"epoch": 1, "step": 5, "total_steps": 21}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "overrides",
     [(*WORSE_AND_WORSE, stopping(1), "trainer.max_epochs=3"), ("trainer.max_steps=21",), ("trainer.max_epochs=1",)],
