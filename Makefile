@@ -66,12 +66,12 @@ main-tests: $(DEV)
 unit-tests: $(DEV)
 	$(PYTEST) --dist worksteal -m unit $(ARGS)
 
-# Three processes, because tests wait for SLURM, for servers and for the browser.
+# Three processes on two cores, because some tests mostly wait: for SLURM, for a server or for the browser.
 test-extra: $(DEV) ## run tests with a browser, compiler, pretended GPU, SLURM or databases, and with an old instruction set
 	$(PYTEST) -n 3 --dist loadgroup -m "(extra or cluster) and not long" -rs $(ARGS)
 	INSTRUCTION_SETS=default:SSE41:none:1 $(MAKE) test-instruction-sets
 
-test-long: $(DEV) ## run what `make test` and `make test-extra` leave out: an hour or more
+test-long: $(DEV) ## run the long cases of the other tests, the notebooks and the tests of the wheel: an hour or more
 	$(PYTEST) --dist loadgroup -m "(extra or cluster) and long" $(ARGS)
 	$(MAKE) test-instruction-sets test-notebooks test-systems
 

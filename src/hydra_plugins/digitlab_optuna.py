@@ -64,9 +64,8 @@ class OptunaSweeper(Sweeper):
         space, base = plan.space, self._compose(plan.space.fixed())
         kind = Study if plan.settings.storage is None else SharedStudy
         study = kind(folder, plan, fingerprint=fingerprint(base), metric=str(base.monitor.metric))
-        size = plan.round_size(self._runs_at_once(space.example()))
         try:
-            return self._search(study, space, size)
+            return self._search(study, space, plan.round_size(self._runs_at_once(space.example())))
         finally:
             # Also after a signal: other processes take over the trials that this one leaves.
             study.close()

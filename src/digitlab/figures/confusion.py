@@ -47,8 +47,9 @@ def confusion_figure(confusion: Tensor, *, class_names: Sequence[str], title: st
 
 @styled
 def confusion_pixels(confusion: Tensor, *, class_names: Sequence[str], title: str) -> npt.NDArray[np.uint8]:
-    """Render ``confusion_figure`` as uint8 (rows, columns, RGBA), in less time for the later runs of a sweep.
+    """Return the pixels of ``confusion_figure``, uint8 (rows, columns, RGBA); ``confusion`` is int64 (K, K).
 
+    Later calls are faster than the first one, which helps sweeps.
     Drawing axes, names and texts with Matplotlib takes most of the time. So Matplotlib draws a frame (the figure
     without colours and numbers) once for each pair of colour scales, and each number once. NumPy colours the cells and
     pastes the numbers.
@@ -64,14 +65,14 @@ def confusion_pixels(confusion: Tensor, *, class_names: Sequence[str], title: st
     return picture
 
 
-# A frame has 5 MB.
-@lru_cache(maxsize=8)
+# A frame has 5 MB, with 100 classes 28 MB.
+@lru_cache(maxsize=4)
 def _rendered_frame(
     scale_ends: tuple[float, float], class_names: tuple[str, ...], title: str
 ) -> tuple[Figure, npt.NDArray[np.uint8]]:
     """Return the frame as a figure, which knows the positions of the cells, and as uint8 (rows, columns, RGBA)."""
     frame = _frame(scale_ends, class_names, title)
-    return frame, np.array(pixels(frame))
+    return frame, pixels(frame)
 
 
 def _scale_ends(confusion: Tensor) -> tuple[float, float]:
@@ -117,7 +118,8 @@ def _opacity(text: str) -> npt.NDArray[np.uint8]:
     figure = Figure(figsize=(0.09 * len(text) + 0.05, 0.15))
     figure.patch.set_alpha(0)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=_NUMBER_POINTS)
-    return pixels(figure)[:, :, 3]
+    # A copy, because a view would keep the colours and Matplotlib's renderer in memory.
+    return pixels(figure)[:, :, 3].copy()
 
 
 def _blend(

@@ -18,9 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Value
 
-# Optuna's attribute of a trial whose values were given rather than chosen. In digitlab such a trial repeats an earlier
-# one, whose worker (a process that takes part in the search) has died.
-_GIVEN = "fixed_params"
+# Optuna's attribute of a trial whose values were given rather than chosen. In digitlab such a trial repeats a lost one:
+# its worker (a process that takes part in the search) has died, or the database did not confirm its mark. The attribute
+# has the values before the trial has parameters.
+GIVEN = "fixed_params"
+# The attribute of a trial that was taken out of a shared search.
+DISCARDED = "put_back"
 
 
 class NumberedSampler(BaseSampler):
@@ -107,10 +110,14 @@ class _GridSampler(BaseSampler):
     def _point(self, earlier: Sequence[FrozenTrial]) -> Mapping[str, Value]:
         """Return the point of the trial that follows the trials ``earlier``."""
         # A trial that repeats an earlier one has the point of that trial, so it is not counted.
-        index = sum(_GIVEN not in trial.system_attrs for trial in earlier)
+        index = sum(GIVEN not in trial.system_attrs for trial in earlier)
         if index < len(self._points):
             return self._points[index]
-        # All points have been given to trials. But in rare cases a worker died before its trial had all its values, so
-        # the trial could not be repeated. This trial gets the point of that one.
-        covered = [trial.params for trial in earlier if trial.state != TrialState.FAIL]
+        # All points have been given to trials. But in rare cases a trial was lost before it had all its values, so it
+        # could not be repeated. This trial gets the point of that one.
+        covered = [
+            trial.system_attrs.get(GIVEN, trial.params)
+            for trial in earlier
+            if trial.state != TrialState.FAIL or DISCARDED not in trial.user_attrs
+        ]
         return next((point for point in self._points if point not in covered), self._points[0])

@@ -1,13 +1,13 @@
 """Shares a search between several processes, called workers, through a database that all of them reach.
 
 The sweeper in ``hydra_plugins.digitlab_optuna`` uses it instead of ``Study`` if ``hydra.sweeper.storage`` is set. A
-database server may restart at any time, so every call is repeated until it is answered. A call that fails may have been
-carried out all the same, when the server stored the change but restarted before it could say so. Each step here
-therefore expects to find its own change already made.
+database server may restart at any time, so each call is repeated until the database answers. A call can fail although
+the server has stored the change. So each step below also works if its change is already stored, even twice.
 """
 
 import logging
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from digitlab.sweeps.search.samplers import DISCARDED, GIVEN
 from digitlab.sweeps.search.settings import SearchPlan
 from digitlab.sweeps.search.space import Value
-from digitlab.sweeps.search.storage import check_shared_storage, retry_until_answered
+from digitlab.sweeps.search.storage import DATABASE_ERRORS, check_shared_storage, retry_until_answered
 from digitlab.sweeps.search.study import FOLDER, Study
 from digitlab.sweeps.search.workers import Observer, Worker
 
 log = logging.getLogger(__name__)
 
-# The names of attributes of a trial: the worker that runs it, whether it was discarded (taken out of the search),
-# because it was lost or because there were enough trials, and the number of the lost trial that it repeats.
-_WORKER, _DISCARDED, _REPEATS = "worker", "put_back", "repeats"
-# How often a worker without a trial looks for one.
+# Attributes of a trial: the worker that runs it, and the number of the lost trial that it repeats.
+_WORKER, _REPEATS = "worker", "repeats"
+# Why a trial was discarded, that is, taken out of the search: nobody ran it any more, or there were enough trials. Only
+# a lost trial is run again.
+_LOST, _SPARE = "lost", "spare"
+# The pause of a worker that found no trial, before it looks again.
 _IDLE_SECONDS = 1.0
 
 
@@ -35,8 +38,8 @@ class SharedStudy(Study):
     """A study on which several processes work at the same time, on one machine or on several.
 
     These processes are workers, and each trial is run by one of them. A worker does not wait for the trials of the
-    others. Only when no new trial is left, it stays until all have ended, because it takes over the trials of a worker
-    that dies.
+    others. Only when no new trial is left, it stays until all trials have ended, so that it can take over the trials of
+    a worker that dies.
     """
 
     def __init__(self, folder: Path, plan: SearchPlan, *, fingerprint: str, metric: str) -> None:
@@ -48,9 +51,12 @@ class SharedStudy(Study):
         self._observer = Observer(dead_after=dead_after, answering_since=self._worker.answering_since)
         retry_until_answered(self._worker.start)
 
+    def _refuse_different_search(self, identity: dict[str, Any]) -> None:
+        retry_until_answered(partial(super()._refuse_different_search, identity))
+
     @property
     def ended(self) -> int:
-        return sum(trial.state.is_finished() for trial in self._counted())
+        return sum(trial.state.is_finished() and not _is_discarded(trial) for trial in self._trials())
 
     def round(self, size: int) -> dict[int, dict[str, Value]]:
         """Return the values of at most ``size`` trials to run next, by trial number; none if all trials have ended.
@@ -66,18 +72,22 @@ class SharedStudy(Study):
     def _claim(self, size: int) -> dict[int, dict[str, Value]]:
         """Take at most ``size`` trials for this worker, and return their values by trial number."""
         chosen: dict[int, dict[str, Value]] = {}
-        # First, because a lost trial never ends, and neither would the search if nobody ran it again.
+        # A lost trial never ends by itself, and neither would the search. So lost trials are queued again first.
         self._put_back_lost_trials()
         while len(chosen) < size:
             trials = self._counted()
-            # A trial waits if it was put back. If there are enough trials, ask only for a waiting one: if there is one,
-            # Optuna returns it instead of a new one.
+            # A trial that was queued again is waiting, and Optuna returns a waiting trial instead of a new one. So if
+            # there are enough trials, ask only while one is waiting.
             if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
                 break
-            trial = retry_until_answered(self._ask)
+            try:
+                trial = retry_until_answered(self._ask)
+            except UpdateFinishedTrialError:
+                continue  # this process stood still for so long that another one has discarded the trial
             # Two workers that ask for the last trial at the same time get two trials, so the later one is discarded.
-            if sum(other.number < trial.number for other in self._counted()) >= self._plan.trials:
-                self._discard(trial.number)
+            is_spare = sum(other.number < trial.number for other in self._counted()) >= self._plan.trials
+            if is_spare or _is_copy(trial.number, trial.user_attrs, self._trials()):
+                self._discard(trial.number, _SPARE)
             else:
                 chosen[trial.number] = trial.params
         return chosen
@@ -90,19 +100,17 @@ class SharedStudy(Study):
     def _put_back_lost_trials(self) -> None:
         """Queue lost trials again: discard each of them, and add a waiting trial with its values."""
         attributes = retry_until_answered(lambda: self._study.user_attrs)
+        for trial in self._trials():
+            if trial.state == TrialState.RUNNING and self._is_lost(trial, attributes):
+                self._discard(trial.number, _LOST)
         trials = self._trials()
         for trial in trials:
-            if trial.state != TrialState.RUNNING or not self._is_lost(trial, attributes):
-                continue
-            # If several workers find the trial, only the one that discards it may queue it again.
-            if not self._discard(trial.number):
-                continue
-            values = self._values(trial, trials)
-            # If a worker died before it had stored all values, there is nothing to repeat: ``_claim`` asks for a new
-            # trial instead.
-            if values.keys() == self._distributions.keys():
-                log.warning("trial %d was lost (its worker or the database ended): it is run again", trial.number)
-                retry_until_answered(partial(self._queue_again, trial.number, values))
+            # These can also be trials of a worker that died after it had discarded them.
+            if self._must_repeat(trial, trials):
+                reason = "its worker died or the database restarted"
+                log.warning("trial %d was lost, because %s: it is queued again", trial.number, reason)
+                again = partial(self._study.enqueue_trial, _values(trial), user_attrs={_REPEATS: trial.number})
+                retry_until_answered(again)
 
     def _is_lost(self, trial: FrozenTrial, attributes: dict[str, Any]) -> bool:
         """Return whether nobody runs this unfinished trial; ``attributes`` are those of the study.
@@ -111,48 +119,40 @@ class SharedStudy(Study):
         """
         # If a worker died between asking for a trial and marking it, the trial has no worker's name.
         worker = trial.user_attrs.get(_WORKER, f"trial {trial.number}")
-        # ``_ask`` fails if the database restarts before it confirms the mark. ``_claim`` then asks for another trial,
-        # and the marked one would wait for this worker for ever.
+        # The database may have stored the mark of this worker without confirming it. ``_claim`` then took another
+        # trial, and nobody runs this one.
         return worker == self._worker.name or self._observer.is_dead(worker, attributes)
 
-    def _values(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> dict[str, Value]:
-        """Return the values of a trial. If they are not all stored yet, they are those of the trial that it repeats."""
-        while trial.params.keys() != self._distributions.keys() and _REPEATS in trial.user_attrs:
-            trial = trials[trial.user_attrs[_REPEATS]]
-        return trial.params
+    def _must_repeat(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
+        """Return whether a trial was lost and is not queued again yet; ``trials`` are all trials of the search."""
+        return (
+            _is_discarded(trial)
+            and trial.user_attrs[DISCARDED] == _LOST
+            # If a worker died before it had stored all values, there is nothing to repeat: ``_claim`` asks for a new
+            # trial instead.
+            and _values(trial).keys() == self._distributions.keys()
+            and all(other.user_attrs.get(_REPEATS) != trial.number for other in trials)
+            and not _is_copy(trial.number, trial.user_attrs, trials)
+        )
 
-    def _queue_again(self, number: int, values: dict[str, Value]) -> None:
-        # An earlier attempt may have succeeded without an answer of the database.
-        if all(trial.user_attrs.get(_REPEATS) != number for trial in self._trials()):
-            self._study.enqueue_trial(values, user_attrs={_REPEATS: number})
+    def _discard(self, number: int, reason: str) -> None:
+        """Take a trial out of the search, unless it has ended meanwhile."""
 
-    def _discard(self, number: int) -> bool:
-        """Take a trial out of the search; False if another worker did so first, or if the trial has ended."""
-        attempts = 0
-
-        def discard() -> bool:
-            nonlocal attempts
-            attempts += 1
+        def discard() -> None:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-            try:
+            # The error means that it has ended: by an earlier attempt, by another worker, or with a result.
+            with suppress(UpdateFinishedTrialError):
                 # The mark comes first. Another worker that reads between the two calls would otherwise see a trial that
                 # failed, and count it as a result of the search.
-                self._storage.set_trial_user_attr(trial_id, _DISCARDED, True)
-                # The database lets only one worker end a trial.
-                return bool(self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
-            except UpdateFinishedTrialError:
-                # After a failed attempt it was probably this worker. ``_queue_again`` finds out if it was another one.
-                return attempts > 1
+                self._storage.set_trial_user_attr(trial_id, DISCARDED, reason)
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-        return retry_until_answered(discard)
+        retry_until_answered(discard)
 
     def _counted(self) -> list[FrozenTrial]:
-        """Return the trials that count towards the search: all that were not taken out of it."""
-        return [
-            trial
-            for trial in self._trials()
-            if trial.state != TrialState.FAIL or not trial.user_attrs.get(_DISCARDED, False)
-        ]
+        """Return the trials that count towards the search; a lost one holds its place until it is queued again."""
+        trials = self._trials()
+        return [trial for trial in trials if not _is_discarded(trial) or self._must_repeat(trial, trials)]
 
     def _trials(self) -> list[FrozenTrial]:
         return retry_until_answered(super()._trials)
@@ -162,8 +162,8 @@ class SharedStudy(Study):
         try:
             retry_until_answered(lambda: super(SharedStudy, self).tell(number, value))
         except (UpdateFinishedTrialError, ValueError):
-            # Other workers wrongly counted this one as dead and queued the trial again. The worker that gets it will
-            # find the finished run, so no result is lost.
+            # Other workers wrongly counted this one as dead and queued the trial again. If the worker that gets it has
+            # the same folder, it will find the finished run.
             if not self._is_finished(number):
                 raise
 
@@ -174,8 +174,36 @@ class SharedStudy(Study):
         """Free the trials of this worker, and log in which other folders there are runs of this search."""
         self._worker.stop()
         folder = str(self._folder.resolve())
-        other_folders = {trial.user_attrs.get(FOLDER, folder) for trial in self._counted()} - {folder}
-        if other_folders:
+        try:
+            # Asked only once: a process that ends does not wait for the database.
+            trials = super()._trials()
+        except DATABASE_ERRORS:
+            return
+        finally:
+            # A server limits the number of open connections, and a Python session may continue for a long time.
+            self._storage.engine.dispose()
+        folders = {trial.user_attrs.get(FOLDER, folder) for trial in trials if not _is_discarded(trial)}
+        if other_folders := folders - {folder}:
             log.warning("the table has only the runs in %s; others are in %s", folder, ", ".join(sorted(other_folders)))
-        # A server limits the number of open connections, and a Python session may continue for a long time.
-        self._storage.engine.dispose()
+
+
+def _is_discarded(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and DISCARDED in trial.user_attrs
+
+
+def _is_copy(number: int, attributes: dict[str, Any], trials: list[FrozenTrial]) -> bool:
+    """Return whether an earlier trial repeats the same lost trial as this one.
+
+    Two workers can queue a trial at the same time, and a database can store one request twice. Optuna gives the
+    numbers, so all workers take the same trial for the copy.
+    """
+    lost = attributes.get(_REPEATS)
+    return lost is not None and any(
+        other.number < number and other.user_attrs.get(_REPEATS) == lost for other in trials
+    )
+
+
+def _values(trial: FrozenTrial) -> dict[str, Value]:
+    """Return the values of a trial; of one that was queued, those that it was given."""
+    values: dict[str, Value] = trial.system_attrs.get(GIVEN, trial.params)
+    return values

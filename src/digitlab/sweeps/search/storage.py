@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from digitlab.core.errors import ConfigError, RunError
 from digitlab.core.system import mount_of
@@ -37,6 +38,13 @@ _SQLITE_LOCK_SECONDS = 60
 # The time that a database server has to restart, and the pause between two attempts to reach it.
 _OUTAGE_SECONDS = 600.0
 _RETRY_SECONDS = 2.0
+# Limits after which a connection counts as broken. Without them, a process would wait for hours for the answer of a
+# machine that was switched off. The limit for an answer is above the 50 s for which MariaDB waits for a lock.
+_CONNECT_SECONDS, _ANSWER_SECONDS, _KEEPALIVE_SECONDS = 10, 120, 30
+
+# What calls of Optuna raise if the database fails. Optuna translates the errors of SQLAlchemy to its own, except if it
+# can't undo the change either.
+DATABASE_ERRORS = (StorageInternalError, OperationalError, InterfaceError)
 
 
 def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"]) -> tuple[optuna.Study, RDBStorage]:
@@ -54,7 +62,9 @@ def open_study(url: str, name: str, *, direction: Literal["minimize", "maximize"
             # These are errors of SQLAlchemy, or of the database's driver, which may be missing.
             causes = f"{error} {error.__cause__ or ''}"
             # Processes that start together may create the same tables, and all but one fail. The next try succeeds.
-            if attempt + 1 < _RACE_TRIES and any(word in causes.lower() for word in _RACE_WORDS):
+            # If a server breaks off, rather than refusing the connection, it restarts. A file would only be damaged.
+            restarts = isinstance(error, StorageInternalError) and not url.startswith("sqlite")
+            if attempt + 1 < _RACE_TRIES and (restarts or any(word in causes.lower() for word in _RACE_WORDS)):
                 time.sleep(_RACE_PAUSE_SECONDS)
                 continue
             raise ConfigError(_KEY, _without_password(url), f"can't be opened: {_one_line(error)}") from error
@@ -70,8 +80,20 @@ def _engine_settings(url: str) -> dict[str, object]:
     """Return the arguments of SQLAlchemy's ``create_engine`` for the database at ``url``."""
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": _SQLITE_LOCK_SECONDS}}
+    limits: dict[str, int] = {}
+    if url.startswith("postgresql+psycopg"):
+        limits = {
+            "connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": 1000 * _ANSWER_SECONDS,
+            "keepalives_idle": _KEEPALIVE_SECONDS, "keepalives_interval": _KEEPALIVE_SECONDS, "keepalives_count": 3,
+        }  # fmt: skip
+    elif "+pymysql:" in url:
+        limits = {
+            "connect_timeout": _CONNECT_SECONDS, "read_timeout": _ANSWER_SECONDS, "write_timeout": _ANSWER_SECONDS
+        }  # fmt: skip
+    options = url.partition("?")[2]
+    limits = {name: limit for name, limit in limits.items() if f"{name}=" not in options}
     # Connections break when the server restarts; each one is tested before it is used.
-    return {"pool_pre_ping": True}
+    return {"pool_pre_ping": True, "connect_args": limits}
 
 
 def _without_password(url: str) -> str:
@@ -115,8 +137,8 @@ def retry_until_answered(call: Callable[[], T], *, seconds: float = _OUTAGE_SECO
     while True:
         try:
             return call()
-        except StorageInternalError as error:
-            # Optuna raises this if the database fails, for example while the server restarts. Waiting helps only then.
+        except DATABASE_ERRORS as error:
+            # Waiting helps only while the server restarts.
             reason = _one_line(error.__cause__ or error)
             if time.monotonic() > deadline:
                 message = f"the database of the search does not answer ({reason}): give the same command"

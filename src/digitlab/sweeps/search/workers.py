@@ -1,4 +1,4 @@
-"""The workers of a shared search: the processes that work on it, on one machine or on several. ``study`` uses it.
+"""The workers of a shared search: the processes that work on it, on one machine or on several, for ``shared_study``.
 
 Each worker takes trials from the study, which is stored in a database, and runs them. If a worker dies, the others run
 its trials again. So each worker shows that it is alive (``Worker``) and finds out which others are dead (``Observer``).
