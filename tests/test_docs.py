@@ -195,6 +195,7 @@ def test_every_command_of_the_readme_and_the_tutorial_works(project: Path) -> No
     assert list(project.glob("outputs/mnist-*/*/report.html"))
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_every_command_of_the_page_about_comparing_works(project: Path) -> None:
     """On few images; two runs of the first sweep stand for the two run folders."""
@@ -339,6 +340,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.extra
 def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
     loaded = r"<(?:script|link|img|iframe|source|video)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)"
@@ -347,6 +349,7 @@ def test_the_site_loads_nothing_from_another_host(site: Path) -> None:
     assert {address for page in pages for address in re.findall(loaded, page.read_text(encoding="utf-8"))} == set()
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.extra
 def test_the_site_can_be_searched_from_disk(site: Path) -> None:
     assert "optimizer.lr" in (site / "search/search_index.js").read_text(encoding="utf-8")
@@ -354,6 +357,7 @@ def test_the_site_can_be_searched_from_disk(site: Path) -> None:
     assert (site / "javascripts/iframe-worker.js").is_file()
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.extra
 def test_links_of_the_site_lead_to_pages_and_headings(site: Path) -> None:
     """Also those of notebooks and docstrings, which MkDocs does not check."""
@@ -369,6 +373,7 @@ def test_links_of_the_site_lead_to_pages_and_headings(site: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.extra
 def test_the_site_documents_functions_and_constructors_from_their_docstrings(site: Path) -> None:
     assert 'id="digitlab.training.loading.load"' in (site / "reference/api/training.html").read_text(encoding="utf-8")
@@ -380,6 +385,7 @@ def test_the_site_documents_functions_and_constructors_from_their_docstrings(sit
     assert re.search(link, (site / "reference/api/digitlab.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.xdist_group("site")
 @pytest.mark.extra
 @pytest.mark.parametrize(
     "name",

@@ -66,6 +66,7 @@ def drawn(trained, tmp_path_factory):
     return folder, int(exit_.value.code or 0), out.getvalue(), err.getvalue()
 
 
+@pytest.mark.xdist_group("drawn")
 @pytest.mark.extra
 def test_a_linear_run_gets_every_figure_that_applies(drawn):
     run, code, out, err = drawn
@@ -87,6 +88,7 @@ def test_a_linear_run_gets_every_figure_that_applies(drawn):
         assert gif.n_frames == 5
 
 
+@pytest.mark.xdist_group("drawn")
 @pytest.mark.extra
 def test_nothing_is_overwritten_without_force(digitlab, drawn):
     run, *_ = drawn

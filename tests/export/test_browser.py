@@ -19,6 +19,9 @@ from digitlab.data.own_images import as_data_set_image
 from digitlab.export.demo import write_demo
 from digitlab.training.loading import open_run
 
+# Its fixtures take seconds, so one process runs all of these tests.
+pytestmark = pytest.mark.xdist_group("demo page")
+
 pytest.importorskip("onnxruntime", reason="needs the extra export")
 
 # Strokes as points in fractions of the paper: a 3, a 7 with its bar, a straight line, and a dot.

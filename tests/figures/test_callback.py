@@ -84,6 +84,7 @@ def test_every_run_sends_one_precision_recall_curve_per_class(plain_run):
     assert curves == [f"precision_recall/{digit}" for digit in range(10)]
 
 
+@pytest.mark.xdist_group("drawn_run")
 @pytest.mark.extra
 def test_each_epoch_sends_the_figures_of_the_gallery(drawn_run):
     found = events(drawn_run)
@@ -105,6 +106,7 @@ def test_each_epoch_sends_the_figures_of_the_gallery(drawn_run):
     assert [each.step for each in found.Histograms("weights/output.weight")] == [STEPS // 2, STEPS]
 
 
+@pytest.mark.xdist_group("drawn_run")
 @pytest.mark.extra
 def test_extra_figures_and_logs_do_not_change_the_training(plain_run, drawn_run):
     assert plain_run.read_result()["metrics"] == drawn_run.read_result()["metrics"]

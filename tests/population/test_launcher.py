@@ -14,6 +14,9 @@ from digitlab.results.checkpoint import read_checkpoint
 from digitlab.results.folder import RunFolder
 from digitlab.training.loading import load
 
+# Its fixtures take seconds, so one process runs all of these tests.
+pytestmark = pytest.mark.xdist_group("launchers")
+
 _SWEEP = (
     "-m", "trainer=cpu", "model.hidden=[8]", "data.train_size=300", "data.val_size=100", "data.batch_size=50",
     "trainer.max_epochs=2", "trainer.precision=64", "trainer.limit_test_batches=2",

@@ -10,6 +10,9 @@ from omegaconf import OmegaConf
 from digitlab.data.sources import MnistSource
 from digitlab.report.gather import write_report
 
+# Its fixtures take seconds, so one process runs all of these tests.
+pytestmark = pytest.mark.xdist_group("report page")
+
 # Markup that would run a script if it were not escaped.
 HOSTILE = "<script>window.taken=1</script><img src=x onerror='window.taken=1'>&\"quoted\""
 

@@ -7,6 +7,9 @@ import time
 
 import pytest
 
+# Its fixtures take seconds, so one process runs all of these tests.
+pytestmark = pytest.mark.xdist_group("tensorboard page")
+
 # All text of the page, including shadow trees, because some of TensorBoard's tabs consist of web components.
 TEXT = """(() => {
   const words = [];

@@ -33,6 +33,7 @@ def measured(process: Child, folder: Path) -> list[tuple[int, int]]:
     return points
 
 
+@pytest.mark.long
 @pytest.mark.extra
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds")
 @pytest.mark.parametrize("launcher", RUNS)

@@ -81,6 +81,7 @@ def without_its_stop(left):
     return {key: value for key, value in left.items() if key != ".:config/text_summary"} | {"result.json": result}
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_two_processes_that_are_stopped_end_with_the_same_bits(ddp, started, remains, tmp_path):
     overrides = (*started, *LEARNING, *RANDOM, "test=none", "trainer.max_epochs=2", "trainer.chunk_length=8")

@@ -33,6 +33,7 @@ def test_a_joblib_sweep_continues_after_a_failed_job(sweep_py, tmp_path):
 
 
 # The other processes import torch and Lightning, which takes 10 s each.
+@pytest.mark.long
 @pytest.mark.extra
 def test_a_population_can_be_one_job_of_submitit(sweep_py, tmp_path):
     pytest.importorskip("submitit")
