@@ -33,7 +33,7 @@ def test_help_config_and_completion_do_not_import_torch(arguments, words, withou
     assert ended.returncode == 0
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("override", ["lr=1", "optimizer.lr=-1", "data.val_size=abc", "monitor.metric=val/acc"])
 def test_a_mistake_in_a_setting_is_reported_without_importing_torch(override, train_py_process):
     ended = train_py_process(override, environment={"PYTHONPROFILEIMPORTTIME": "1"})

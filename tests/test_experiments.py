@@ -21,7 +21,7 @@ def test_every_recipe_is_a_valid_configuration(name):
 
 @pytest.mark.sample(22)
 # The slowest recipe, which comes first, is left to `make test-extra`.
-@pytest.mark.sample(44)
+@pytest.mark.sample(66)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.extra] * (name == "cifar10_94")) for name in NAMES]
 )

@@ -183,6 +183,7 @@ def test_a_class_of_an_allowed_module_needs_nothing(small, images, tmp_path):
     assert float(done.stdout) == pytest.approx(run.metrics["test/accuracy"])
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_a_sweep_over_classes_and_settings(small, images, tmp_path):
     sweep = digitlab.sweep(*small, "seed=0,1", f"hydra.sweep.dir={tmp_path}/s", model=["linear", Net], data=images)

@@ -99,6 +99,7 @@ def test_nothing_is_overwritten_without_force(digitlab, drawn):
     assert content(run / "figures") == before
 
 
+@pytest.mark.extra
 def test_force_overwrites(digitlab, run):
     (run / "figures").mkdir()
     (run / "figures" / "confusion_matrix.png").write_text("old")

@@ -27,6 +27,7 @@ def logits(network, pixels, targets):
         return network(pixels).gather(1, targets[:, None])[:, 0]
 
 
+@pytest.mark.extra
 def test_integrated_gradients_sum_to_the_difference_from_the_baseline(lenet, digits):
     pixels, targets = digits
     maps = integrated_gradients(lenet.network, pixels, targets, baseline=BLACK)
@@ -72,7 +73,7 @@ def correlation(first, second):
 
 
 # A method that answers the same for random weights explains the image, not the network.
-@pytest.mark.sample(3)
+@pytest.mark.extra
 @pytest.mark.parametrize("name", ["integrated gradients", "Grad-CAM", "occlusion"])
 def test_each_method_changes_when_the_weights_are_random(lenet, digits, name):
     pixels, targets = digits

@@ -38,7 +38,7 @@ def swept(whole_sweep, disk, tmp_path):
     return RunFolder(path)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 @pytest.mark.parametrize(
     "command",

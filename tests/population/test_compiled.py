@@ -136,6 +136,7 @@ def test_networks_that_gain_little_are_not_compiled(
     assert [each.levelname for each in caplog.records if "time for a population" in each.message] == ["INFO"]
 
 
+@pytest.mark.long
 @pytest.mark.extra
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_one_library_serves_any_number_of_members_and_later_sweeps(
@@ -160,6 +161,7 @@ def test_one_library_serves_any_number_of_members_and_later_sweeps(
     assert len(list(cache_folder().glob("*.pt2"))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.extra
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def test_compiled_gradients_are_as_exact_as_eager_ones_in_float32(

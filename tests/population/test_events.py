@@ -26,7 +26,7 @@ def both(
     return run
 
 
-@pytest.mark.sample(3)
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "overrides", [[], ["test=none"], ["figures.each_epoch=true", "trainer.max_epochs=1"]], ids=" ".join
 )

@@ -61,6 +61,7 @@ def test_figures_show_the_predictions_of_the_run(run: RunFolder) -> None:
     assert nll == pytest.approx(run.read_result()["metrics"]["test/loss"], rel=1e-6)
 
 
+@pytest.mark.sample(3)
 def test_evaluating_again_gives_the_metrics_of_the_run(run: RunFolder) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     with quiet_libraries():

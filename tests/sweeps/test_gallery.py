@@ -54,6 +54,7 @@ def test_a_sweep_of_training_sizes_has_a_learning_curve(written_sweep, finished,
     assert tmp_path / "learning_curve.png" in write_figures(SweepTable("s", runs), tmp_path)
 
 
+@pytest.mark.extra
 def test_a_setting_that_always_fails_is_in_the_figures(written_sweep, finished, tmp_path):
     runs = written_sweep(
         (["optimizer.lr=0.1", "optimizer=adam"], finished(0.9)),

@@ -171,6 +171,7 @@ MOMENTS_HALVED = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.extra
 @pytest.mark.parametrize(
     ("arguments", "moments"), [(GRID, MOMENTS_TOGETHER), (HALVED, MOMENTS_HALVED)], ids=["whole", "halved"]

@@ -65,6 +65,7 @@ def command_lines(draw):
     return (*choices, *overrides)
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_any_command_line_trains_or_is_refused_in_one_line(
     in_child, train_py_here, all_read, one_line, tmp_path, torture, tell

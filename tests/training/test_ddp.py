@@ -112,6 +112,7 @@ def test_two_processes_train_like_one(ddp, started, run, tmp_path):
         assert {name: row[name] for name in expected} == pytest.approx(expected)
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path):
     small = (
@@ -125,6 +126,7 @@ def test_batch_statistics_are_the_same_in_both_processes(ddp, started, tmp_path)
     assert len(set(digests(tmp_path))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_a_loss_that_is_not_finite_ends_both_processes_with_one_line(ddp, started, tmp_path):
     done = ddp(*started, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=1", "data.train_size=1000")

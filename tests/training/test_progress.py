@@ -40,6 +40,7 @@ def test_no_bar_is_drawn_below_the_message_of_a_stopped_run(shown_on_a_terminal,
     assert last.endswith(f"resume={tmp_path / 'run'}")
 
 
+@pytest.mark.extra
 def test_a_log_file_gets_one_line_per_epoch(train_py, tmp_path):
     folder = tmp_path / "run"
     small = ("trainer=cpu", "model=linear", "trainer.max_epochs=3", "data.train_size=1000", f"hydra.run.dir={folder}")

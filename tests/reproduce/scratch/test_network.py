@@ -86,7 +86,7 @@ def tensors(layers):
     return [torch.from_numpy(each) for layer in layers for each in (layer.weights, layer.bias)]
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(36)
 @pytest.mark.equivalence
 @pytest.mark.numerics
 @pytest.mark.parametrize("recipe", RECIPES)

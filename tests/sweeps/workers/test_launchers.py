@@ -20,6 +20,7 @@ def results(folder):
     return [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*/result.json"))]
 
 
+@pytest.mark.long
 @pytest.mark.extra
 def test_a_joblib_sweep_continues_after_a_failed_job(sweep_py, tmp_path):
     pytest.importorskip("joblib")
