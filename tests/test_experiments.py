@@ -23,7 +23,7 @@ def test_every_recipe_is_a_valid_configuration(name):
 # The slowest recipe, which comes first, is left to `make test-extra`.
 @pytest.mark.sample(66)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.extra] * (name == "cifar10_94")) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.extra, pytest.mark.long] * (name == "cifar10_94")) for name in NAMES]
 )
 def test_every_recipe_trains_and_is_tested(shrunk, run_folder, request, name):
     config = shrunk(f"experiment={name}", "trainer.max_epochs=1", "trainer.limit_train_batches=2")

@@ -184,7 +184,9 @@ def test_picture_files_are_answered_as_predict_answers(
     assert browser.complaints == []
 
 
-@pytest.mark.parametrize("name", [*PICTURES, "grey"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=[pytest.mark.long] * (name == "photo")) for name in PICTURES), "grey"]
+)
 def test_pictures_are_converted_to_the_same_pixels(browser: Any, page: Path, name: str) -> None:
     picture = Image.new("RGB", (50, 60), "grey") if name == "grey" else PICTURES[name]()
     opened(browser, page)
