@@ -75,7 +75,7 @@ class SharedStudy(Study):
         # A lost trial never ends by itself, and neither would the search. So lost trials are queued again first.
         self._put_back_lost_trials()
         while len(chosen) < size:
-            trials = self._counted()
+            trials = self._counted(self._trials())
             # A trial that was queued again is waiting, and Optuna returns a waiting trial instead of a new one. So if
             # there are enough trials, ask only while one is waiting.
             if len(trials) >= self._plan.trials and not any(trial.state == TrialState.WAITING for trial in trials):
@@ -84,9 +84,10 @@ class SharedStudy(Study):
                 trial = retry_until_answered(self._ask)
             except UpdateFinishedTrialError:
                 continue  # this process stood still for so long that another one has discarded the trial
+            trials = self._trials()
             # Two workers that ask for the last trial at the same time get two trials, so the later one is discarded.
-            is_spare = sum(other.number < trial.number for other in self._counted()) >= self._plan.trials
-            if is_spare or _is_copy(trial.number, trial.user_attrs, self._trials()):
+            is_spare = sum(other.number < trial.number for other in self._counted(trials)) >= self._plan.trials
+            if is_spare or _is_copy(trial.number, trial.user_attrs, trials):
                 self._discard(trial.number, _SPARE)
             else:
                 chosen[trial.number] = trial.params
@@ -149,9 +150,8 @@ class SharedStudy(Study):
 
         retry_until_answered(discard)
 
-    def _counted(self) -> list[FrozenTrial]:
-        """Return the trials that count towards the search; a lost one holds its place until it is queued again."""
-        trials = self._trials()
+    def _counted(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Return those of all ``trials`` that count; a lost one holds its place until it is queued again."""
         return [trial for trial in trials if not _is_discarded(trial) or self._must_repeat(trial, trials)]
 
     def _trials(self) -> list[FrozenTrial]:
